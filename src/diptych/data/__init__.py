@@ -1,0 +1,1 @@
+"""Cards, shards, sample order, loading, image and text processing."""

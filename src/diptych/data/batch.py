@@ -1,0 +1,45 @@
+"""What the loader hands to a task."""
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Aligned samples. Shapes: B samples, L text tokens, H x W pixels. Fields a recipe does not ask for are None."""
+
+    keys: list[str]
+    positions: Tensor
+    """[B] int64: global positions in the sample order (they seed per-sample randomness)."""
+    match_ids: Tensor
+    """[B] int64: equal numbers match each other (hash of `Sample.match_id`)."""
+    images: Tensor | None = None
+    """[B, 3, H, W] uint8, RGB; normalised on the device, never in a worker."""
+    texts: list[str] | None = None
+    """The caption chosen for each sample."""
+    text_ids: Tensor | None = None
+    """[B, L] int64, padded on the right."""
+    text_mask: Tensor | None = None
+    """[B, L] bool, True at real tokens."""
+    captions: list[tuple[str, ...]] | None = None
+    """All captions of each sample (evaluation)."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Samples left out of this batch, by cause."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Fields of particular tasks (answers, labels, ...)."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Self:
+        """Return the batch with all its tensors on `device`."""
+        moved = {
+            f.name: getattr(self, f.name).to(device, non_blocking=non_blocking)
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), Tensor)
+        }
+        extra = {k: v.to(device, non_blocking=non_blocking) if isinstance(v, Tensor) else v for k, v in self.extra.items()}
+        return replace(self, **moved, extra=extra)

@@ -1,0 +1,140 @@
+"""What a system offers to tasks and to the engine.
+
+Legend: B batch, L text tokens, P image tokens (class token first), D width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from diptych.config.schema import Section
+
+
+class SystemConfig(Section):
+    """Base of every system's configuration; subclasses declare `name: Literal["..."]`."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Output of `encode_text` or `encode_visual`."""
+
+    tokens: Tensor
+    """[B, L or P, D] after the final normalisation."""
+    pooled: Tensor
+    """[B, D]: what contrastive heads project (the first token of EVE)."""
+    mask: Tensor
+    """[B, L or P] bool, True at real tokens."""
+    aux: Mapping[str, Tensor] = field(default_factory=dict)
+    """Auxiliary scalars to be added to the loss under their names (the routing balance loss)."""
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Output of `fuse`: both modalities read together."""
+
+    visual: Tensor
+    """[B, P, D]"""
+    text: Tensor
+    """[B, L, D]"""
+    pooled: Tensor
+    """[B, D]: what matching and classification heads read (EVE: the first text token)."""
+    visual_mask: Tensor
+    text_mask: Tensor
+    aux: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How a system wants its pictures: side in pixels and per-channel normalisation of values in 0..1."""
+
+    size: int
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """How a system wants its text: longest sequence with special tokens, and the size of its word table."""
+
+    max_tokens: int
+    vocab_size: int
+
+
+class VisionLanguageModel(nn.Module):
+    """Base of the systems' models. A capability a system lacks stays undefined and out of `capabilities`.
+
+    Capabilities and their methods:
+
+    - `encode_visual(images [B, 3, H, W] float, normalised) -> Encoded`
+    - `encode_text(ids [B, L] int64, mask [B, L] bool) -> Encoded`
+    - `fuse(images [B, 3, H, W] float, ids, mask) -> Fused`
+    """
+
+    capabilities: ClassVar[frozenset[str]]
+    width: int
+    image_spec: ImageSpec
+    text_spec: TextSpec
+
+    def encode_visual(self, images: Tensor) -> Encoded:
+        """Encode normalised pictures [B, 3, H, W]."""
+        raise AttributeError(f"{type(self).__name__} has no capability 'encode_visual'")
+
+    def encode_text(self, ids: Tensor, mask: Tensor) -> Encoded:
+        """Encode token ids [B, L] with their mask [B, L]."""
+        raise AttributeError(f"{type(self).__name__} has no capability 'encode_text'")
+
+    def fuse(self, images: Tensor, ids: Tensor, mask: Tensor) -> Fused:
+        """Read pictures and texts together, pair by pair."""
+        raise AttributeError(f"{type(self).__name__} has no capability 'fuse'")
+
+    def fsdp_units(self) -> list[nn.Module]:
+        """Return the blocks that sharded training wraps one by one."""
+        return []
+
+    def undecayed(self) -> set[str]:
+        """Return names of parameters without weight decay, beyond the engine's rule (biases and norm weights)."""
+        return set()
+
+    def routing(self) -> list["RoutingStats"]:
+        """Return which experts served which tokens in the last evaluation pass (empty without experts)."""
+        return []
+
+
+@dataclass(frozen=True)
+class RoutingStats:
+    """First-choice counts of one mixture layer since `reset`."""
+
+    layer: int
+    image: list[int]
+    """Tokens of image positions per expert."""
+    text: list[int]
+    """Tokens of text positions per expert, padding excluded."""
+
+
+class System(Protocol):
+    """One published system: what its folder exports as `SYSTEM`."""
+
+    name: str
+    config_class: type[SystemConfig]
+    supports: frozenset[str]
+    """Names of the tasks it can do."""
+
+    def build(self, config: SystemConfig) -> VisionLanguageModel:
+        """Build the model with fresh weights (drawn from torch's global generator)."""
+        ...
+
+    def toy_config(self) -> SystemConfig:
+        """Return a configuration that trains in a moment, for tests."""
+        ...
+
+    def state_to_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename (and reshape) our weights to the published checkpoint's keys."""
+        ...
+
+    def state_from_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename (and reshape) a published checkpoint's weights to ours."""
+        ...

@@ -1,0 +1,90 @@
+"""The task contract: a task owns batch contract, loss, prediction and metrics. The engine knows only tasks."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from diptych.config.schema import Section
+from diptych.data.batch import Batch
+from diptych.data.text import Tokenizer
+from diptych.systems.protocol import VisionLanguageModel
+
+
+class TaskConfig(Section):
+    """Base of every task's configuration; subclasses declare `name: Literal["..."]`."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """Where training stands. Randomness of a step comes from `generator` alone (a pure function of seed and step)."""
+
+    step: int
+    progress: float
+    """0 at the start, 1 at the end of training."""
+    generator: torch.Generator
+    """On the CPU; draws are moved to the device so that they do not depend on it."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The scalar to minimise, and its named parts for the logs (already weighted as they enter the total)."""
+
+    total: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    """Further scalars worth a curve (accuracies, temperature, tokens kept) that are not part of the loss."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation leaves: `metrics` -> metrics.json, `predictions` -> predictions.jsonl, row by row."""
+
+    metrics: dict[str, Any]
+    predictions: list[dict[str, Any]]
+    extra: dict[str, Any] = field(default_factory=dict)
+    """File stem -> JSON content of further files (`experts`)."""
+
+
+@dataclass(frozen=True)
+class EvalData:
+    """A split to evaluate on. `batches()` runs over it once, in order, each sample once, with `captions` filled."""
+
+    dataset: str
+    split: str
+    size: int
+    batches: Callable[[], Iterator[Batch]]
+
+
+class Task(nn.Module, ABC):
+    """A model with the heads, loss and metrics of one task.
+
+    The state dict is what exports hold: the system's weights under `model.`, heads under names of their own that
+    tasks share (`itc.`, `itm.`, `mlm.`, `mim.`), so that weights carry over from pre-training to fine-tuning.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
+    """Capabilities of the system that the task uses; checked when the configuration is read."""
+    batch_fields: ClassVar[frozenset[str]]
+    """Fields of `Batch` that must not be None in training."""
+
+    model: VisionLanguageModel
+    tokenizer: Tokenizer
+
+    @abstractmethod
+    def compute_loss(self, batch: Batch, context: StepContext) -> Loss:
+        """Return the loss of a batch whose tensors are on the model's device; images still uint8 or float in 0..1."""
+
+    def forward(self, batch: Batch, context: StepContext) -> Loss:
+        """Return `compute_loss`, so that distributed wrappers see one forward."""
+        return self.compute_loss(batch, context)
+
+    @abstractmethod
+    def evaluate(self, data: EvalData, progress: Callable[[str, int, int], None]) -> Evaluation:
+        """Predict and score a split (eval mode, no gradients); `progress(stage, done, total)` reports long work."""
