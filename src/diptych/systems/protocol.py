@@ -69,9 +69,11 @@ class VisionLanguageModel(nn.Module):
 
     Capabilities and their methods:
 
-    - `encode_visual(images [B, 3, H, W] float, normalised) -> Encoded`
+    - `embed_visual(images [B, 3, H, W] float, normalised) -> Tensor [B, P, D]`: patch embedding alone, so that a
+      picture used in several passes is embedded once
+    - `encode_visual(visual) -> Encoded`; `visual` is pictures [B, 3, H, W] or their embedding [B, P, D]
     - `encode_text(ids [B, L] int64, mask [B, L] bool) -> Encoded`
-    - `fuse(images [B, 3, H, W] float, ids, mask) -> Fused`
+    - `fuse(visual, ids, mask) -> Fused`, `visual` as above
     """
 
     capabilities: ClassVar[frozenset[str]]
@@ -79,15 +81,19 @@ class VisionLanguageModel(nn.Module):
     image_spec: ImageSpec
     text_spec: TextSpec
 
-    def encode_visual(self, images: Tensor) -> Encoded:
-        """Encode normalised pictures [B, 3, H, W]."""
+    def embed_visual(self, images: Tensor) -> Tensor:
+        """Turn normalised pictures [B, 3, H, W] into input tokens [B, P, D]."""
+        raise AttributeError(f"{type(self).__name__} has no capability 'embed_visual'")
+
+    def encode_visual(self, visual: Tensor) -> Encoded:
+        """Encode pictures [B, 3, H, W] or their embedding [B, P, D]."""
         raise AttributeError(f"{type(self).__name__} has no capability 'encode_visual'")
 
     def encode_text(self, ids: Tensor, mask: Tensor) -> Encoded:
         """Encode token ids [B, L] with their mask [B, L]."""
         raise AttributeError(f"{type(self).__name__} has no capability 'encode_text'")
 
-    def fuse(self, images: Tensor, ids: Tensor, mask: Tensor) -> Fused:
+    def fuse(self, visual: Tensor, ids: Tensor, mask: Tensor) -> Fused:
         """Read pictures and texts together, pair by pair."""
         raise AttributeError(f"{type(self).__name__} has no capability 'fuse'")
 
@@ -100,8 +106,11 @@ class VisionLanguageModel(nn.Module):
         return set()
 
     def routing(self) -> list["RoutingStats"]:
-        """Return which experts served which tokens in the last evaluation pass (empty without experts)."""
+        """Return which experts served which tokens in eval mode since `reset_routing` (empty without experts)."""
         return []
+
+    def reset_routing(self) -> None:
+        """Forget the counts that `routing` returns."""
 
 
 @dataclass(frozen=True)

@@ -69,13 +69,20 @@ class Task(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    needs: ClassVar[frozenset[str]]
-    """Capabilities of the system that the task uses; checked when the configuration is read."""
+    config_class: ClassVar[type[TaskConfig]]
     batch_fields: ClassVar[frozenset[str]]
     """Fields of `Batch` that must not be None in training."""
 
-    model: VisionLanguageModel
-    tokenizer: Tokenizer
+    def __init__(self, model: VisionLanguageModel, config: TaskConfig, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.tokenizer = tokenizer
+
+    @classmethod
+    @abstractmethod
+    def needs(cls, config: TaskConfig) -> frozenset[str]:
+        """Return the capabilities of the system that the task uses; checked when the configuration is read."""
 
     @abstractmethod
     def compute_loss(self, batch: Batch, context: StepContext) -> Loss:

@@ -1,0 +1,1 @@
+"""Runs and datasets as self-contained HTML pages."""

@@ -1,0 +1,26 @@
+"""Lazy tables: name -> "module:object", imported on first use so that `import diptych` stays cheap."""
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from diptych.errors import UsageError
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Return ", did you mean ...?" for the closest choice, or an empty string."""
+    found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean '{found[0]}'?" if found else ""
+
+
+def look_up(table: Mapping[str, str], name: str, kind: str) -> Any:
+    """Import and return `table[name]`.
+
+    Raises:
+        UsageError: `name` is not in the table; the message lists the choices.
+    """
+    if name not in table:
+        raise UsageError(f"unknown {kind} '{name}'{nearest(name, table)} (known: {', '.join(sorted(table))})")
+    module, _, attribute = table[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

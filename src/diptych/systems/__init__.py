@@ -1,0 +1,7 @@
+"""The published systems, one folder each. Adding a system: its folder and one line here."""
+
+SYSTEMS: dict[str, str] = {
+    "eve": "diptych.systems.eve.system:SYSTEM",
+    "two_tower": "diptych.systems.two_tower.system:SYSTEM",
+}
+"""Configuration name (`system.name`) -> "module:object", imported on first use."""
