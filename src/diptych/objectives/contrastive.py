@@ -1,0 +1,125 @@
+"""Image-text contrastive objective (ITC): pull matching pictures and texts together, push the others apart.
+
+Legend: N pictures, M texts, D feature width. Gathering features over ranks is the caller's business: pass the
+gathered features and ids.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.errors import UsageError
+
+
+class ContrastiveHead(nn.Module):
+    """Projects pooled tokens into the common space; holds the learned temperature.
+
+    Two projections without bias and one scalar, which `current_temperature` keeps within `bounds`.
+    """
+
+    def __init__(
+        self, width: int, dim: int = 0, temperature: float = 0.07, bounds: tuple[float, float] = (0.001, 0.5)
+    ) -> None:
+        """Create the head with weights drawn from N(0, 0.02); `dim` 0 means `width`."""
+        super().__init__()
+        low, high = bounds
+        if not 0 < low <= temperature <= high:
+            raise UsageError(
+                f"temperature {temperature} is outside its bounds {low} to {high} (bounds must be positive)"
+            )
+        self.bounds = bounds
+        self.visual = nn.Linear(width, dim or width, bias=False)
+        self.text = nn.Linear(width, dim or width, bias=False)
+        self.temperature = nn.Parameter(torch.tensor(float(temperature)))
+        for projection in (self.visual, self.text):
+            nn.init.normal_(projection.weight, std=0.02)
+
+    def project_visual(self, pooled: Tensor) -> Tensor:
+        """Turn pooled picture tokens [N, width] into unit vectors [N, dim]."""
+        return F.normalize(self.visual(pooled), dim=-1)
+
+    def project_text(self, pooled: Tensor) -> Tensor:
+        """Turn pooled text tokens [M, width] into unit vectors [M, dim]."""
+        return F.normalize(self.text(pooled), dim=-1)
+
+    def current_temperature(self) -> Tensor:
+        """Return the temperature (scalar), first moved back into its bounds as the published code does.
+
+        The parameter itself is moved, not a clamped copy used: a copy would have no gradient outside the bounds
+        and could never come back.
+        """
+        with torch.no_grad():
+            self.temperature.clamp_(*self.bounds)
+        return self.temperature
+
+
+def contrastive_logits(image_features: Tensor, text_features: Tensor, temperature: Tensor | float) -> Tensor:
+    """Return similarities over temperature, [N, M] float32 (also under autocast), of unit vectors [N, D] and [M, D]."""
+    with torch.autocast(image_features.device.type, enabled=False):
+        return image_features.float() @ text_features.float().t() / temperature
+
+
+def matches(image_ids: Tensor, text_ids: Tensor) -> Tensor:
+    """Return [N, M] bool: picture and text carry equal match ids ([N] and [M] int64)."""
+    return image_ids[:, None] == text_ids[None, :]
+
+
+def contrastive_loss(logits: Tensor, matching: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return the mean of the picture-to-text and text-to-picture soft cross-entropies (scalar).
+
+    Args:
+        logits: [N, M] similarities over temperature.
+        matching: [N, M] bool. The target of a row (and of a column) is spread evenly over its matches; rows and
+            columns without any match are left out of the mean.
+        label_smoothing: share of every target that is spread evenly over all candidates.
+    """
+    to_text = _soft_cross_entropy(logits, matching, label_smoothing)
+    to_image = _soft_cross_entropy(logits.t(), matching.t(), label_smoothing)
+    return (to_text + to_image) / 2
+
+
+def itc_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    temperature: Tensor | float,
+    match_ids: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    text_match_ids: Tensor | None = None,
+) -> Tensor:
+    """Return the contrastive loss of unit vectors [N, D] and [M, D] (scalar).
+
+    Without `match_ids` picture i matches text i only (one-hot, N = M; the published code has a defect there: it
+    takes the numbers 0..N-1 as weights). With them, all pairs of equal id are positives, each row's target
+    spread evenly. `text_match_ids` [M] are needed only where the texts are not aligned with the pictures.
+    """
+    logits = contrastive_logits(image_features, text_features, temperature)
+    if match_ids is None:
+        match_ids = torch.arange(len(image_features), device=logits.device)
+    text_ids = match_ids if text_match_ids is None else text_match_ids
+    return contrastive_loss(logits, matches(match_ids, text_ids), label_smoothing)
+
+
+def supervised_contrastive_loss(features: Tensor, temperature: Tensor | float, match_ids: Tensor) -> Tensor:
+    """Return the supervised contrastive loss among pictures [N, D] (scalar): equal ids attract each other.
+
+    One concept in several styles should lie at one place. A picture is no candidate for itself; pictures without
+    a partner in the batch are left out; 0 if there is no pair at all.
+    """
+    logits = contrastive_logits(features, features, temperature)
+    itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
+    # A large finite number instead of -inf: 0 * -inf would turn the targets' zeros into nan.
+    logits = logits.masked_fill(itself, -1e4)
+    return _soft_cross_entropy(logits, matches(match_ids, match_ids) & ~itself, 0.0)
+
+
+def _soft_cross_entropy(logits: Tensor, matching: Tensor, label_smoothing: float) -> Tensor:
+    """Cross-entropy of rows whose target is spread evenly over `matching`, mean over rows that match anything."""
+    counts = matching.sum(1)
+    target = matching.float() / counts.clamp(min=1)[:, None]
+    if label_smoothing:
+        target = target * (1 - label_smoothing) + label_smoothing / logits.shape[1]
+    per_row = -(target * logits.log_softmax(1)).sum(1)
+    counted = counts > 0
+    return cast(Tensor, (per_row * counted).sum() / counted.sum().clamp(min=1))

@@ -1,0 +1,132 @@
+"""Image-text matching objective (ITM): does this text belong to this picture? Trained on hard negatives.
+
+Legend: N pictures, M texts, K pairs.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.objectives.contrastive import matches
+
+IGNORED = -100
+"""Label of a pair that does not count (a drawn negative that is none)."""
+
+
+class MatchingHead(nn.Module):
+    """Two-way classifier of fused pairs: class 1 means that text and picture belong together."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(width, 2)
+        nn.init.normal_(self.classifier.weight, std=0.02)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Turn pooled pair tokens [K, width] into logits [K, 2] float32."""
+        logits: Tensor = self.classifier(pooled)
+        return logits.float()
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """Drawn negatives; index tensors are int64 and point into the N pictures and M texts."""
+
+    image: Tensor
+    """[K] a wrong picture for each text asked about."""
+    text: Tensor
+    """[K] a wrong text for each picture asked about."""
+    image_valid: Tensor
+    """[K] bool, False where every picture matches the text, so that the drawn one is no negative."""
+    text_valid: Tensor
+    """[K] bool, False where every text matches the picture."""
+
+
+def sample_negatives(
+    logits: Tensor,
+    match_ids: Tensor,
+    generator: torch.Generator | None = None,
+    *,
+    text_match_ids: Tensor | None = None,
+    images: Tensor | None = None,
+    texts: Tensor | None = None,
+    floor: float = 1e-5,
+) -> Negatives:
+    """Draw a wrong text for each picture and a wrong picture for each text, the more similar the likelier.
+
+    The weight of a candidate is its softmax probability (over all candidates) plus `floor`, zero where the match
+    ids are equal. As the model learns, the right answer takes all the probability and the floor makes the draw
+    uniform; `floor=0` keeps drawing by similarity among the wrong ones alone. Where every candidate matches, the
+    draw is uniform over all and marked invalid (the published code stops with an error there).
+
+    Args:
+        logits: [N, M] similarities over temperature; no gradient is taken.
+        match_ids: [N] int64 of the pictures, and of the texts unless `text_match_ids` [M] is given.
+        generator: CPU generator; None takes torch's global one.
+        images: rows to draw texts for, [K] (default: all).
+        texts: columns to draw pictures for, [K] (default: all).
+    """
+    logits = logits.detach().float()
+    matching = matches(match_ids, match_ids if text_match_ids is None else text_match_ids)
+    image_rows, image_matching = logits.t(), matching.t()
+    text_rows, text_matching = logits, matching
+    if texts is not None:
+        image_rows, image_matching = image_rows[texts], image_matching[texts]
+    if images is not None:
+        text_rows, text_matching = text_rows[images], text_matching[images]
+    image, image_valid = _draw(image_rows, image_matching, floor, generator)
+    text, text_valid = _draw(text_rows, text_matching, floor, generator)
+    return Negatives(image, text, image_valid, text_valid)
+
+
+def _draw(
+    logits: Tensor, matching: Tensor, floor: float, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Draw one unmatched column for each row; return ([K] columns, [K] valid)."""
+    valid = ~matching.all(1)
+    if floor:
+        weights = (logits.softmax(1) + floor).masked_fill(matching, 0.0)
+    else:
+        weights = logits.masked_fill(matching & valid[:, None], float("-inf")).softmax(1)
+    weights = torch.where(valid[:, None], weights, torch.ones_like(weights))
+    columns = torch.multinomial(weights.cpu(), 1, generator=generator)[:, 0]
+    return columns.to(logits.device), valid
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs to be fused in one pass: indices into pictures and texts [K] int64, and labels [K] (1, 0 or IGNORED)."""
+
+    images: Tensor
+    texts: Tensor
+    labels: Tensor
+
+
+def matching_passes(images: Tensor, texts: Tensor, negatives: Negatives) -> list[Pairs]:
+    """Return the three published passes: matching pairs, wrong picture for the text, wrong text for the picture.
+
+    Args:
+        images: [K] int64, pictures of the matching pairs.
+        texts: [K] int64, their texts.
+        negatives: drawn for exactly these pictures and texts.
+    """
+    yes = torch.ones_like(images)
+    return [
+        Pairs(images, texts, yes),
+        Pairs(negatives.image, texts, torch.where(negatives.image_valid, 0, IGNORED)),
+        Pairs(images, negatives.text, torch.where(negatives.text_valid, 0, IGNORED)),
+    ]
+
+
+def itm_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy of logits [K, 2] and labels [K] over pairs that are not IGNORED (scalar)."""
+    total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
+    return total / (labels != IGNORED).sum().clamp(min=1)
+
+
+def itm_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the share of counted pairs that the head classifies rightly (scalar, no gradient)."""
+    counted = labels != IGNORED
+    return ((logits.detach().argmax(1) == labels) & counted).sum() / counted.sum().clamp(min=1)
