@@ -1,0 +1,154 @@
+"""Loading golden cases, comparing tensors and dispatching on (system, kind).
+
+A case is `<name>.json` (with `system` and `kind`) and, where it has tensors, `<name>.safetensors` beside it. What a
+case computes is decided by its system and kind alone: file names are only printed.
+"""
+
+import importlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+KINDS: dict[tuple[str, str], str] = {
+    ("eve", "backbone"): "tests.parity.kinds_backbone:check",
+    ("eve", "moe_layer"): "tests.parity.kinds_moe:check",
+    ("eve", "pos_embed_interp"): "tests.parity.kinds_positions:check",
+    ("eve", "retrieval"): "tests.parity.kinds_retrieval:check",
+    ("eve", "retrieval_metrics"): "tests.parity.kinds_retrieval:check_metrics",
+}
+"""(system, kind) -> "module:function"; the function has the signature `check(case: Case) -> list[Comparison]`."""
+
+Sort = Literal["output", "loss", "gradient", "exact"]
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Largest accepted errors: `output` absolute, `loss` and `gradient` relative, `exact` none at all."""
+
+    output: float = 2e-5
+    loss: float = 1e-5
+    gradient: float = 1e-4
+    exact: float = 0.0
+
+    def of(self, sort: Sort) -> float:
+        return float(getattr(self, sort))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One golden case: `meta` is the JSON file, `tensors` the safetensors file (empty without one)."""
+
+    path: Path
+    meta: dict[str, Any]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> "Case":
+        beside = path.with_suffix(".safetensors")
+        return cls(path, json.loads(path.read_text()), load_file(beside) if beside.exists() else {})
+
+    def under(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors whose names start with `prefix`, without it (`case.under("w.")`: the weights)."""
+        return {name[len(prefix) :]: t for name, t in self.tensors.items() if name.startswith(prefix)}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One compared quantity. `error` is absolute for outputs, relative for losses and gradients."""
+
+    what: str
+    sort: Sort
+    error: float
+
+    def ok(self, tolerances: Tolerances) -> bool:
+        return self.error <= tolerances.of(self.sort)  # False for NaN too
+
+
+def _largest(ours: Tensor, expected: Tensor) -> float:
+    """Return the largest absolute difference; infinite when the shapes differ."""
+    if ours.shape != expected.shape:
+        return float("inf")
+    return (ours.detach().double() - expected.double()).abs().max().item() if expected.numel() else 0.0
+
+
+def output(what: str, ours: Tensor, expected: Tensor) -> Comparison:
+    """Compare tensors element by element, absolute."""
+    return Comparison(what, "output", _largest(ours, expected))
+
+
+def loss(what: str, ours: Tensor | float, expected: Tensor | float) -> Comparison:
+    """Compare scalars, relative to the expected one."""
+    a, b = torch.as_tensor(ours), torch.as_tensor(expected)
+    return Comparison(what, "loss", _largest(a, b) / max(b.double().abs().item(), 1e-12))
+
+
+def gradient(what: str, ours: Tensor | None, expected: Tensor) -> Comparison:
+    """Compare gradients: largest difference relative to the largest expected entry (a missing one counts as zero)."""
+    got = torch.zeros_like(expected) if ours is None else ours
+    return Comparison(what, "gradient", _largest(got, expected) / max(expected.double().abs().max().item(), 1e-12))
+
+
+def exact(what: str, ours: Any, expected: Any) -> Comparison:
+    """Compare values that must be equal (counts, masks, names)."""
+    if isinstance(expected, Tensor):
+        return Comparison(what, "exact", _largest(torch.as_tensor(ours), expected))
+    return Comparison(what, "exact", 0.0 if ours == expected else float("inf"))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one case."""
+
+    case: str
+    kind: str
+    comparisons: list[Comparison]
+    failure: str | None = None
+
+    def misses(self, tolerances: Tolerances) -> list[Comparison]:
+        return [c for c in self.comparisons if not c.ok(tolerances)]
+
+    def passed(self, tolerances: Tolerances) -> bool:
+        return self.failure is None and bool(self.comparisons) and not self.misses(tolerances)
+
+    def line(self, tolerances: Tolerances) -> str:
+        """Return the case's line: verdict, name, kind, the worst comparison measured in its tolerance."""
+        head = f"{'pass' if self.passed(tolerances) else 'MISS'}  {self.case}  [{self.kind}]"
+        if self.failure is not None:
+            return f"{head}  {self.failure}"
+        if not self.comparisons:
+            return f"{head}  nothing was compared"
+
+        def weight(c: Comparison) -> float:
+            share = c.error / max(tolerances.of(c.sort), 1e-300)
+            return share if share == share else float("inf")  # NaN first
+
+        worst = max(self.comparisons, key=weight)
+        text = f"{head}  largest error {worst.error:.2e} of {tolerances.of(worst.sort):.0e} ({worst.sort} {worst.what})"
+        missed = len(self.misses(tolerances))
+        return f"{text}; {len(self.comparisons)} compared" + (f", {missed} missed" if missed else "")
+
+
+def run_case(case: Case, kinds: Mapping[tuple[str, str], str] = KINDS) -> Verdict:
+    """Run one case; an unknown kind and an error while computing both come back as failures."""
+    name, key = case.path.stem, (str(case.meta.get("system")), str(case.meta.get("kind")))
+    label = "/".join(key)
+    if key not in kinds:
+        return Verdict(name, label, [], f"unknown kind (known: {', '.join('/'.join(k) for k in sorted(kinds))})")
+    module, _, function = kinds[key].partition(":")
+    check: Callable[[Case], list[Comparison]] = getattr(importlib.import_module(module), function)
+    try:
+        return Verdict(name, label, check(case))
+    except Exception as error:  # the other cases must still run; the line says what broke
+        return Verdict(name, label, [], f"{type(error).__name__}: {error}")
+
+
+def run_directory(directory: Path, kinds: Mapping[tuple[str, str], str] = KINDS) -> Iterator[Verdict]:
+    """Run every case of a directory in the order of the names."""
+    for path in sorted(directory.glob("*.json")):
+        yield run_case(Case.load(path), kinds)
