@@ -4,8 +4,6 @@ Legend: N pictures, M texts, D feature width. Gathering features over ranks is t
 gathered features and ids.
 """
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,7 +25,7 @@ class ContrastiveHead(nn.Module):
         low, high = bounds
         if not 0 < low <= temperature <= high:
             raise UsageError(
-                f"temperature {temperature} is outside its bounds {low} to {high} (bounds must be positive)"
+                f"temperature {temperature} is outside its bounds {low} to {high} (which must be positive)"
             )
         self.bounds = bounds
         self.visual = nn.Linear(width, dim or width, bias=False)
@@ -37,18 +35,18 @@ class ContrastiveHead(nn.Module):
             nn.init.normal_(projection.weight, std=0.02)
 
     def project_visual(self, pooled: Tensor) -> Tensor:
-        """Turn pooled picture tokens [N, width] into unit vectors [N, dim]."""
-        return F.normalize(self.visual(pooled), dim=-1)
+        """Turn pooled picture tokens [N, width] into unit vectors [N, dim] float32."""
+        return F.normalize(self.visual(pooled).float(), dim=-1)
 
     def project_text(self, pooled: Tensor) -> Tensor:
-        """Turn pooled text tokens [M, width] into unit vectors [M, dim]."""
-        return F.normalize(self.text(pooled), dim=-1)
+        """Turn pooled text tokens [M, width] into unit vectors [M, dim] float32."""
+        return F.normalize(self.text(pooled).float(), dim=-1)
 
     def current_temperature(self) -> Tensor:
         """Return the temperature (scalar), first moved back into its bounds as the published code does.
 
-        The parameter itself is moved, not a clamped copy used: a copy would have no gradient outside the bounds
-        and could never come back.
+        The parameter itself is moved instead of using a clamped copy: a copy would have no gradient outside
+        the bounds and could never come back.
         """
         with torch.no_grad():
             self.temperature.clamp_(*self.bounds)
@@ -56,7 +54,13 @@ class ContrastiveHead(nn.Module):
 
 
 def contrastive_logits(image_features: Tensor, text_features: Tensor, temperature: Tensor | float) -> Tensor:
-    """Return similarities over temperature, [N, M] float32 (also under autocast), of unit vectors [N, D] and [M, D]."""
+    """Return similarities over temperature, [N, M] float32 also under autocast.
+
+    Args:
+        image_features: [N, D] unit vectors.
+        text_features: [M, D] unit vectors.
+        temperature: scalar above 0.
+    """
     with torch.autocast(image_features.device.type, enabled=False):
         return image_features.float() @ text_features.float().t() / temperature
 
@@ -71,8 +75,8 @@ def contrastive_loss(logits: Tensor, matching: Tensor, label_smoothing: float = 
 
     Args:
         logits: [N, M] similarities over temperature.
-        matching: [N, M] bool. The target of a row (and of a column) is spread evenly over its matches; rows and
-            columns without any match are left out of the mean.
+        matching: [N, M] bool. The target of a row (and of a column) is spread evenly over its matches; rows
+            and columns without any match are left out of the mean.
         label_smoothing: share of every target that is spread evenly over all candidates.
     """
     to_text = _soft_cross_entropy(logits, matching, label_smoothing)
@@ -86,40 +90,37 @@ def itc_loss(
     temperature: Tensor | float,
     match_ids: Tensor | None = None,
     label_smoothing: float = 0.0,
-    text_match_ids: Tensor | None = None,
 ) -> Tensor:
-    """Return the contrastive loss of unit vectors [N, D] and [M, D] (scalar).
+    """Return the contrastive loss of aligned unit vectors, both [N, D] (scalar).
 
-    Without `match_ids` picture i matches text i only (one-hot, N = M; the published code has a defect there: it
-    takes the numbers 0..N-1 as weights). With them, all pairs of equal id are positives, each row's target
-    spread evenly. `text_match_ids` [M] are needed only where the texts are not aligned with the pictures.
+    Without `match_ids` [N] int64 picture i matches text i only (one-hot; the published code has a defect there:
+    it takes the numbers 0..N-1 as weights). With them, all pairs of equal id are positives.
     """
     logits = contrastive_logits(image_features, text_features, temperature)
     if match_ids is None:
         match_ids = torch.arange(len(image_features), device=logits.device)
-    text_ids = match_ids if text_match_ids is None else text_match_ids
-    return contrastive_loss(logits, matches(match_ids, text_ids), label_smoothing)
+    return contrastive_loss(logits, matches(match_ids, match_ids), label_smoothing)
 
 
 def supervised_contrastive_loss(features: Tensor, temperature: Tensor | float, match_ids: Tensor) -> Tensor:
     """Return the supervised contrastive loss among pictures [N, D] (scalar): equal ids attract each other.
 
-    One concept in several styles should lie at one place. A picture is no candidate for itself; pictures without
-    a partner in the batch are left out; 0 if there is no pair at all.
+    One concept in several styles should lie at one place. A picture is no candidate for itself; pictures
+    without a partner in the batch are left out; 0 if there is no pair at all.
     """
     logits = contrastive_logits(features, features, temperature)
     itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
     # A large finite number instead of -inf: 0 * -inf would turn the targets' zeros into nan.
     logits = logits.masked_fill(itself, -1e4)
-    return _soft_cross_entropy(logits, matches(match_ids, match_ids) & ~itself, 0.0)
+    return _soft_cross_entropy(logits, matches(match_ids, match_ids) & ~itself)
 
 
-def _soft_cross_entropy(logits: Tensor, matching: Tensor, label_smoothing: float) -> Tensor:
-    """Cross-entropy of rows whose target is spread evenly over `matching`, mean over rows that match anything."""
+def _soft_cross_entropy(logits: Tensor, matching: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy with targets spread evenly over `matching`, mean over rows that match anything."""
     counts = matching.sum(1)
     target = matching.float() / counts.clamp(min=1)[:, None]
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / logits.shape[1]
     per_row = -(target * logits.log_softmax(1)).sum(1)
     counted = counts > 0
-    return cast(Tensor, (per_row * counted).sum() / counted.sum().clamp(min=1))
+    return (per_row * counted).sum() / counted.sum().clamp(min=1)

@@ -44,41 +44,43 @@ class Negatives:
     """[K] bool, False where every text matches the picture."""
 
 
-def sample_negatives(
+def draw_negatives(
     logits: Tensor,
-    match_ids: Tensor,
+    matching: Tensor,
     generator: torch.Generator | None = None,
     *,
-    text_match_ids: Tensor | None = None,
     images: Tensor | None = None,
     texts: Tensor | None = None,
     floor: float = 1e-5,
 ) -> Negatives:
     """Draw a wrong text for each picture and a wrong picture for each text, the more similar the likelier.
 
-    The weight of a candidate is its softmax probability (over all candidates) plus `floor`, zero where the match
-    ids are equal. As the model learns, the right answer takes all the probability and the floor makes the draw
-    uniform; `floor=0` keeps drawing by similarity among the wrong ones alone. Where every candidate matches, the
-    draw is uniform over all and marked invalid (the published code stops with an error there).
+    The weight of a candidate is its softmax probability (over all candidates) plus `floor`, zero where it
+    matches. As the model learns, the right answer takes all the probability and the floor makes the draw
+    uniform; `floor=0` keeps drawing by similarity among the wrong ones alone. Where every candidate matches,
+    the draw is uniform over all and marked invalid (the published code stops with an error there).
 
     Args:
         logits: [N, M] similarities over temperature; no gradient is taken.
-        match_ids: [N] int64 of the pictures, and of the texts unless `text_match_ids` [M] is given.
+        matching: [N, M] bool, True where text and picture belong together.
         generator: CPU generator; None takes torch's global one.
-        images: rows to draw texts for, [K] (default: all).
-        texts: columns to draw pictures for, [K] (default: all).
+        images: [K] pictures to draw texts for (default: all N).
+        texts: [K] texts to draw pictures for (default: all M).
+        floor: added to every candidate's probability.
     """
     logits = logits.detach().float()
-    matching = matches(match_ids, match_ids if text_match_ids is None else text_match_ids)
-    image_rows, image_matching = logits.t(), matching.t()
-    text_rows, text_matching = logits, matching
-    if texts is not None:
-        image_rows, image_matching = image_rows[texts], image_matching[texts]
-    if images is not None:
-        text_rows, text_matching = text_rows[images], text_matching[images]
-    image, image_valid = _draw(image_rows, image_matching, floor, generator)
-    text, text_valid = _draw(text_rows, text_matching, floor, generator)
+    by_image = (logits, matching) if images is None else (logits[images], matching[images])
+    by_text = (logits.t(), matching.t()) if texts is None else (logits.t()[texts], matching.t()[texts])
+    image, image_valid = _draw(*by_text, floor, generator)
+    text, text_valid = _draw(*by_image, floor, generator)
     return Negatives(image, text, image_valid, text_valid)
+
+
+def sample_negatives(
+    logits: Tensor, match_ids: Tensor, generator: torch.Generator | None = None, floor: float = 1e-5
+) -> Negatives:
+    """Return `draw_negatives` of aligned pictures and texts [N, N] that match where `match_ids` [N] are equal."""
+    return draw_negatives(logits, matches(match_ids, match_ids), generator, floor=floor)
 
 
 def _draw(
@@ -97,11 +99,14 @@ def _draw(
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs to be fused in one pass: indices into pictures and texts [K] int64, and labels [K] (1, 0 or IGNORED)."""
+    """Pairs to be fused in one pass."""
 
     images: Tensor
+    """[K] int64 into the pictures."""
     texts: Tensor
+    """[K] int64 into the texts."""
     labels: Tensor
+    """[K] int64: 1 matching, 0 not, IGNORED."""
 
 
 def matching_passes(images: Tensor, texts: Tensor, negatives: Negatives) -> list[Pairs]:
@@ -112,21 +117,20 @@ def matching_passes(images: Tensor, texts: Tensor, negatives: Negatives) -> list
         texts: [K] int64, their texts.
         negatives: drawn for exactly these pictures and texts.
     """
-    yes = torch.ones_like(images)
     return [
-        Pairs(images, texts, yes),
+        Pairs(images, texts, torch.ones_like(images)),
         Pairs(negatives.image, texts, torch.where(negatives.image_valid, 0, IGNORED)),
         Pairs(images, negatives.text, torch.where(negatives.text_valid, 0, IGNORED)),
     ]
 
 
 def itm_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of logits [K, 2] and labels [K] over pairs that are not IGNORED (scalar)."""
+    """Return the mean cross-entropy of logits [K, 2] over pairs whose label [K] is not IGNORED (scalar)."""
     total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
     return total / (labels != IGNORED).sum().clamp(min=1)
 
 
 def itm_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the share of counted pairs that the head classifies rightly (scalar, no gradient)."""
+    """Return the share of counted pairs that the logits [K, 2] classify rightly (scalar, no gradient)."""
     counted = labels != IGNORED
     return ((logits.detach().argmax(1) == labels) & counted).sum() / counted.sum().clamp(min=1)
