@@ -1,0 +1,131 @@
+"""The configuration of a run: everything that `diptych train` reads."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field, SerializeAsAny, field_validator
+
+from diptych.config.schema import Section
+from diptych.data.config import DataConfig
+from diptych.evaluation.config import EvaluateConfig
+from diptych.resolve import look_up
+from diptych.systems import SYSTEMS
+from diptych.systems.protocol import SystemConfig
+from diptych.systems.task import TaskConfig
+from diptych.tasks import TASKS
+
+
+def system_variants() -> Mapping[str, type[Section]]:
+    """Return `system.name` -> class of the section."""
+    return {name: look_up(SYSTEMS, name, "system").config_class for name in SYSTEMS}
+
+
+def task_variants() -> Mapping[str, type[Section]]:
+    """Return `task.name` -> class of the section."""
+    return {name: look_up(TASKS, name, "task").config_class for name in TASKS}
+
+
+SystemConfig.variants = staticmethod(
+    system_variants
+)  # here, because the table of tasks stands above the contracts
+TaskConfig.variants = staticmethod(task_variants)
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class OptimConfig(Section):
+    """The optimizer. Biases and one-dimensional weights (norms) are never decayed, nor what the system names."""
+
+    name: Literal["adamw"] = Field("adamw", description="The optimizer.")
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
+    weight_decay: float = Field(0.05, ge=0, description="Decoupled weight decay.")
+    betas: tuple[Probability, Probability] = Field((0.9, 0.98), description="Decay of the two moments.")
+    eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
+    lr_mult: float = Field(
+        1.0, gt=0, description="Factor on the learning rate of parameters that `init_from` did not fill."
+    )
+
+
+class ScheduleConfig(Section):
+    """The learning rate over a run, as a fraction of `optim.lr`."""
+
+    name: Literal["linear", "cosine", "constant"] = Field("cosine", description="The shape after warm-up.")
+    warmup: int | float = Field(
+        0.1,
+        ge=0,
+        description="Linear warm-up: a number with a point below 1 is a fraction of the run, a whole number is steps.",
+    )
+    final: float = Field(0.0, ge=0, le=1, description="Fraction of the peak at the end (linear, cosine).")
+    zero_first_step: bool = Field(
+        False,
+        description="Start the warm-up at exactly 0 as published recipes do (the first step then changes nothing).",
+    )
+
+    @field_validator("warmup")
+    @classmethod
+    def _fraction_or_steps(cls, value: int | float) -> int | float:
+        if isinstance(value, float) and value >= 1:
+            if value != int(value):
+                raise ValueError(f"expected a fraction below 1 or a whole number of steps, got {value}")
+            return int(value)
+        return value
+
+
+class TrainConfig(Section):
+    """The loop. `steps` counts updates of the weights."""
+
+    steps: int = Field(
+        1000, ge=1, description="Updates of the weights; not used when `train.cpu_seconds` is set."
+    )
+    cpu_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="Train for this many CPU seconds (of the process and its workers, summed over resumes) instead of "
+        "for `train.steps`; the schedule follows. 0: off.",
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; weights stay fp32.")
+    accumulate: int = Field(1, ge=1, description="Batches whose gradients are averaged into one update.")
+    clip: float = Field(1.0, ge=0, description="Largest global norm of the gradient; 0: no clipping.")
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay of an average of the weights that is exported and evaluated in their place; 0: off.",
+    )
+    checkpoint_every: int = Field(500, ge=0, description="Steps between checkpoints; 0: only at the end.")
+    keep: int = Field(2, ge=1, description="Checkpoints kept; older ones are deleted.")
+    log_every: int = Field(20, ge=1, description="Steps between rows of metrics.jsonl.")
+    threads: int = Field(0, ge=0, description="CPU threads of the training process; 0: torch's default.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one.")
+
+
+class InitConfig(Section):
+    """Weights to start from. Only weights are taken; to continue a run, give the same command again."""
+
+    path: str = Field(
+        "", description="A run directory or an export to take the weights from; empty: start afresh."
+    )
+    allow_missing: tuple[str, ...] = Field(
+        (),
+        description="Patterns (`itm.*`) of parameters that the source need not have; they keep fresh weights.",
+    )
+    allow_unexpected: tuple[str, ...] = Field(
+        (), description="Patterns of parameters of the source that the task need not have; they are dropped."
+    )
+
+
+class RunConfig(Section):
+    """A whole run. `system` and `task` choose their class by their `name`."""
+
+    name: str = Field("run", min_length=1, description="Name of the run; its directory is runs/<name>.")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="Decides fresh weights, sample order and every random draw."
+    )
+    data: DataConfig = Field(description="What to train on.")
+    system: SerializeAsAny[SystemConfig] = Field(description="The model.")
+    task: SerializeAsAny[TaskConfig] = Field(description="What the model is trained to do.")
+    optim: OptimConfig = Field(OptimConfig(), description="The optimizer.")
+    schedule: ScheduleConfig = Field(ScheduleConfig(), description="The learning rate over the run.")
+    train: TrainConfig = Field(TrainConfig(), description="The loop.")
+    init_from: InitConfig = Field(InitConfig(), description="Weights to start from.")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="What `diptych eval` evaluates on.")
