@@ -93,8 +93,8 @@ def itc_loss(
 ) -> Tensor:
     """Return the contrastive loss of aligned unit vectors, both [N, D] (scalar).
 
-    Without `match_ids` [N] int64 picture i matches text i only (one-hot; the published code has a defect there:
-    it takes the numbers 0..N-1 as weights). With them, all pairs of equal id are positives.
+    Without `match_ids` [N] int64 picture i matches text i only (one-hot; the published code has a defect
+    there: it takes the numbers 0..N-1 as weights). With them, all pairs of equal id are positives.
     """
     logits = contrastive_logits(image_features, text_features, temperature)
     if match_ids is None:

@@ -79,7 +79,7 @@ def draw_negatives(
 def sample_negatives(
     logits: Tensor, match_ids: Tensor, generator: torch.Generator | None = None, floor: float = 1e-5
 ) -> Negatives:
-    """Return `draw_negatives` of aligned pictures and texts [N, N] that match where `match_ids` [N] are equal."""
+    """Return `draw_negatives` of N aligned pictures and texts; equal `match_ids` [N] int64 match."""
     return draw_negatives(logits, matches(match_ids, match_ids), generator, floor=floor)
 
 
@@ -110,7 +110,7 @@ class Pairs:
 
 
 def matching_passes(images: Tensor, texts: Tensor, negatives: Negatives) -> list[Pairs]:
-    """Return the three published passes: matching pairs, wrong picture for the text, wrong text for the picture.
+    """Return the three published passes: matching pairs, wrong picture per text, wrong text per picture.
 
     Args:
         images: [K] int64, pictures of the matching pairs.

@@ -30,6 +30,8 @@ class Encoded:
     """[B, L or P] bool, True at real tokens."""
     aux: Mapping[str, Tensor] = field(default_factory=dict)
     """Auxiliary scalars to be added to the loss under their names (the routing balance loss)."""
+    pooled_raw: Tensor | None = None
+    """[B, D]: `pooled` before the final normalisation, for systems whose published evaluation reads that (EVE)."""
 
 
 @dataclass(frozen=True)
