@@ -31,7 +31,7 @@ class Encoded:
     aux: Mapping[str, Tensor] = field(default_factory=dict)
     """Auxiliary scalars to be added to the loss under their names (the routing balance loss)."""
     pooled_raw: Tensor | None = None
-    """[B, D]: `pooled` before the final normalisation, for systems whose published evaluation reads that (EVE)."""
+    """[B, D]: `pooled` before the final normalisation, which the published evaluation of EVE reads."""
 
 
 @dataclass(frozen=True)
