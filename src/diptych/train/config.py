@@ -1,34 +1,17 @@
 """The configuration of a run: everything that `diptych train` reads."""
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field, field_validator
 
-from diptych.config.schema import Section
+from diptych.config.schema import Section, Variants
 from diptych.data.config import DataConfig
 from diptych.evaluation.config import EvaluateConfig
-from diptych.resolve import look_up
 from diptych.systems import SYSTEMS
 from diptych.systems.protocol import SystemConfig
 from diptych.systems.task import TaskConfig
 from diptych.tasks import TASKS
 
-
-def system_variants() -> Mapping[str, type[Section]]:
-    """Return `system.name` -> class of the section."""
-    return {name: look_up(SYSTEMS, name, "system").config_class for name in SYSTEMS}
-
-
-def task_variants() -> Mapping[str, type[Section]]:
-    """Return `task.name` -> class of the section."""
-    return {name: look_up(TASKS, name, "task").config_class for name in TASKS}
-
-
-SystemConfig.variants = staticmethod(
-    system_variants
-)  # here, because the table of tasks stands above the contracts
-TaskConfig.variants = staticmethod(task_variants)
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -122,8 +105,10 @@ class RunConfig(Section):
         0, ge=0, lt=2**32, description="Decides fresh weights, sample order and every random draw."
     )
     data: DataConfig = Field(description="What to train on.")
-    system: SerializeAsAny[SystemConfig] = Field(description="The model.")
-    task: SerializeAsAny[TaskConfig] = Field(description="What the model is trained to do.")
+    system: Annotated[SystemConfig, Variants("system", SYSTEMS)] = Field(description="The model.")
+    task: Annotated[TaskConfig, Variants("task", TASKS)] = Field(
+        description="What the model is trained to do."
+    )
     optim: OptimConfig = Field(OptimConfig(), description="The optimizer.")
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="The learning rate over the run.")
     train: TrainConfig = Field(TrainConfig(), description="The loop.")
