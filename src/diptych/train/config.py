@@ -1,9 +1,12 @@
 """The configuration of a run: everything that `diptych train` reads."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from diptych.config.layers import Resolved, resolve
 from diptych.config.schema import Section, Variants
 from diptych.data.config import DataConfig
 from diptych.evaluation.config import EvaluateConfig
@@ -12,12 +15,11 @@ from diptych.systems.protocol import SystemConfig
 from diptych.systems.task import TaskConfig
 from diptych.tasks import TASKS
 
-
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class OptimConfig(Section):
-    """The optimizer. Biases and one-dimensional weights (norms) are never decayed, nor what the system names."""
+    """The optimizer. Parameters with fewer than two dimensions (biases, norms) are never decayed."""
 
     name: Literal["adamw"] = Field("adamw", description="The optimizer.")
     lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
@@ -36,44 +38,42 @@ class ScheduleConfig(Section):
     warmup: int | float = Field(
         0.1,
         ge=0,
-        description="Linear warm-up: a number with a point below 1 is a fraction of the run, a whole number is steps.",
+        description="Linear warm-up: a number below 1 is a fraction of the run, from 1 on it is steps.",
     )
     final: float = Field(0.0, ge=0, le=1, description="Fraction of the peak at the end (linear, cosine).")
     zero_first_step: bool = Field(
         False,
-        description="Start the warm-up at exactly 0 as published recipes do (the first step then changes nothing).",
+        description="Start the warm-up at exactly 0 as published recipes do (the first step changes nothing).",
     )
 
     @field_validator("warmup")
     @classmethod
     def _fraction_or_steps(cls, value: int | float) -> int | float:
-        if isinstance(value, float) and value >= 1:
-            if value != int(value):
-                raise ValueError(f"expected a fraction below 1 or a whole number of steps, got {value}")
-            return int(value)
-        return value
+        if value < 1:
+            return float(value)
+        if value != int(value):
+            raise ValueError(f"expected a fraction below 1 or a whole number of steps, got {value}")
+        return int(value)
 
 
 class TrainConfig(Section):
-    """The loop. `steps` counts updates of the weights."""
+    """The loop. A step is one update of the weights."""
 
-    steps: int = Field(
-        1000, ge=1, description="Updates of the weights; not used when `train.cpu_seconds` is set."
-    )
+    steps: int = Field(1000, ge=1, description="Steps of the run; not used when `train.cpu_seconds` is set.")
     cpu_seconds: float = Field(
         0.0,
         ge=0,
-        description="Train for this many CPU seconds (of the process and its workers, summed over resumes) instead of "
-        "for `train.steps`; the schedule follows. 0: off.",
+        description="End after this many CPU seconds (process and workers, summed over resumes) instead of "
+        "after `train.steps`; the schedule follows. 0: off.",
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; weights stay fp32.")
-    accumulate: int = Field(1, ge=1, description="Batches whose gradients are averaged into one update.")
+    accumulate: int = Field(1, ge=1, description="Batches whose gradients are averaged into one step.")
     clip: float = Field(1.0, ge=0, description="Largest global norm of the gradient; 0: no clipping.")
     ema: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Decay of an average of the weights that is exported and evaluated in their place; 0: off.",
+        description="Decay of an average of the weights, which is exported in their place; 0: off.",
     )
     checkpoint_every: int = Field(500, ge=0, description="Steps between checkpoints; 0: only at the end.")
     keep: int = Field(2, ge=1, description="Checkpoints kept; older ones are deleted.")
@@ -83,17 +83,14 @@ class TrainConfig(Section):
 
 
 class InitConfig(Section):
-    """Weights to start from. Only weights are taken; to continue a run, give the same command again."""
+    """Weights to start from, and weights only. To go on with a run, give its command again."""
 
-    path: str = Field(
-        "", description="A run directory or an export to take the weights from; empty: start afresh."
-    )
+    path: str = Field("", description="Run directory or export to take weights from; empty: start afresh.")
     allow_missing: tuple[str, ...] = Field(
-        (),
-        description="Patterns (`itm.*`) of parameters that the source need not have; they keep fresh weights.",
+        (), description="Patterns (`itm.*`) of parameters that the source may lack; they keep fresh weights."
     )
     allow_unexpected: tuple[str, ...] = Field(
-        (), description="Patterns of parameters of the source that the task need not have; they are dropped."
+        (), description="Patterns of parameters of the source that the task may lack; they are dropped."
     )
 
 
@@ -101,16 +98,23 @@ class RunConfig(Section):
     """A whole run. `system` and `task` choose their class by their `name`."""
 
     name: str = Field("run", min_length=1, description="Name of the run; its directory is runs/<name>.")
-    seed: int = Field(
-        0, ge=0, lt=2**32, description="Decides fresh weights, sample order and every random draw."
-    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Decides fresh weights, sample order and random draws.")
     data: DataConfig = Field(description="What to train on.")
     system: Annotated[SystemConfig, Variants("system", SYSTEMS)] = Field(description="The model.")
-    task: Annotated[TaskConfig, Variants("task", TASKS)] = Field(
-        description="What the model is trained to do."
-    )
+    task: Annotated[TaskConfig, Variants("task", TASKS)] = Field(description="What it is trained to do.")
     optim: OptimConfig = Field(OptimConfig(), description="The optimizer.")
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="The learning rate over the run.")
     train: TrainConfig = Field(TrainConfig(), description="The loop.")
     init_from: InitConfig = Field(InitConfig(), description="Weights to start from.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="What `diptych eval` evaluates on.")
+
+
+def resolve_run(
+    recipe: str | Path | Mapping[str, Any] | None, arguments: Sequence[str] = ()
+) -> Resolved[RunConfig]:
+    """Resolve a recipe (path, packaged name or mapping) and `key=value` arguments into a run.
+
+    Raises:
+        ConfigError: unknown keys, wrong types or values; all of them, one a line.
+    """
+    return resolve(RunConfig, recipe, arguments)
