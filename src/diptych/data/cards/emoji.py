@@ -69,10 +69,10 @@ CARD = Card(
     name="emoji",
     title="Emoji in four art styles",
     description=(
-        "Pictures of the same concepts in four art styles (Noto, Twemoji, Fluent 3D, Fluent flat) with transparency, "
-        "and their English names, tags, groups and translated names (de, es, fr, ja, zh). "
-        "A concept is an emoji that all four styles show. Left out are flags, components (skin tones, hair), skin-tone "
-        "variants and zero-width-joiner sequences (variants of one picture by gender or profession). "
+        "Pictures of the same concepts in four art styles (Noto, Twemoji, Fluent 3D, Fluent flat) with "
+        "transparency, and their English names, tags, categories and translated names (de, es, fr, ja, zh). "
+        "A concept is an emoji that all four styles show. Left out are flags, components (skin tones, hair), "
+        "skin-tone variants and zero-width-joiner sequences (mostly variants by gender or profession). "
         "Ships with the package at 64 pixels; the npm packages give any size. A known quirk of the source: "
         "Fluent draws 'grinning cat' and 'cat face' alike."
     ),

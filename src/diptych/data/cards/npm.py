@@ -1,4 +1,4 @@
-"""npm packages as raw data: found in a folder as `npm pack` tarballs or unpacked, and read without extracting."""
+"""npm packages as raw data: `npm pack` tarballs or unpacked folders, read without extracting."""
 
 import json
 import tarfile
