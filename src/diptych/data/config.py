@@ -1,0 +1,156 @@
+"""Settings of loading: what a batch holds and how it is made (no heavy imports: the command line reads it)."""
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from diptych.config.schema import Section
+
+
+def parse_colour(text: str) -> tuple[int, int, int]:
+    """Return (red, green, blue), 0..255 each, of `white`, `black`, `grey` or `#rrggbb`.
+
+    Raises:
+        ValueError: anything else; the message says what was expected.
+    """
+    named = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128)}
+    if text in named:
+        return named[text]
+    digits = text.removeprefix("#")
+    if not text.startswith("#") or len(digits) != 6 or set(digits.lower()) - set("0123456789abcdef"):
+        raise ValueError(f"expected 'white', 'black', 'grey' or '#rrggbb', got '{text}'")
+    return int(digits[0:2], 16), int(digits[2:4], 16), int(digits[4:6], 16)
+
+
+class ImageConfig(Section):
+    """How a picture becomes `size` x `size` pixels (per sample, in the loader)."""
+
+    size: int = Field(224, ge=1, description="Side of the pictures in pixels; the system's must be the same.")
+    resize: Literal["squash", "crop", "random_crop", "pad"] = Field(
+        "squash",
+        description="`squash`: to the square, ignoring the aspect ratio; `crop`: the central square; "
+        "`random_crop`: a random part (evaluation: `squash`, as published); `pad`: the whole picture with "
+        "bars of `background`.",
+    )
+    scale: tuple[float, float] = Field(
+        (0.5, 1.0), description="`random_crop`: smallest and largest share of the picture's area."
+    )
+    ratio: tuple[float, float] = Field(
+        (3 / 4, 4 / 3), description="`random_crop`: smallest and largest width / height of the part."
+    )
+    flip: float = Field(0.0, ge=0, le=1, description="Probability of mirroring left and right in training.")
+    background: str = Field(
+        "white", description="What transparent pixels and bars show: `white`, `black`, `grey` or `#rrggbb`."
+    )
+
+    @field_validator("background")
+    @classmethod
+    def _is_colour(cls, value: str) -> str:
+        parse_colour(value)
+        return value
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale: expected 0 < smallest <= largest <= 1, got {self.scale}")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"ratio: expected 0 < smallest <= largest, got {self.ratio}")
+        return self
+
+
+class TextConfig(Section):
+    """How a caption becomes token ids."""
+
+    tokenizer: str = Field(
+        "auto",
+        description="Path of a tokenizer.json (or a folder with one), or `auto`: the tokenizer of "
+        "`init_from`, else one trained on the captions of the selection.",
+    )
+    vocab_size: int = Field(2000, ge=8, description="Largest vocabulary of a tokenizer trained by `auto`.")
+    max_tokens: int = Field(
+        40, ge=3, description="Every text is cut or padded to this many tokens, specials included."
+    )
+    pick: Literal["first", "random"] = Field(
+        "first", description="Which caption of a sample a training batch shows. Evaluation sees all of them."
+    )
+    clean: Literal["none", "caption", "question"] = Field(
+        "none", description="Cleaning before tokenisation: the published rules for captions or for questions."
+    )
+    max_words: int = Field(0, ge=0, description="Keep the first so many words; 0 keeps all.")
+
+
+class LoaderConfig(Section):
+    """How batches are put together."""
+
+    batch_size: int = Field(64, ge=1, description="Samples of a batch over all ranks together.")
+    workers: int = Field(0, ge=0, description="Loader processes; they change the speed, never the batches.")
+    on_error: Literal["raise", "skip", "count"] = Field(
+        "skip",
+        description="A sample that cannot be used: `raise` stops and names it, `skip` leaves it out, logs "
+        "it and counts it by cause, `count` leaves it out and counts it.",
+    )
+    shuffle: bool = Field(True, description="A new order each epoch; otherwise the order of the index.")
+    cache_mb: int = Field(
+        0,
+        ge=0,
+        description="MiB of memory for pictures already decoded; 0 decodes each time. Resized pictures are "
+        "shared by the workers; `random_crop` keeps whole ones, in each process.",
+    )
+    group_size: int = Field(
+        1,
+        ge=1,
+        description="Put so many samples of equal match_id beside each other (and so into one batch, if it "
+        "divides the batch size), where they exist.",
+    )
+
+
+class AugmentConfig(Section):
+    """Random changes to whole batches of pictures, on the device. Everything is off by default.
+
+    They are applied in the order of the fields: geometry, colours, background, texture.
+    """
+
+    rotation: float = Field(0.0, ge=0, le=180, description="Largest rotation either way, in degrees.")
+    zoom: float = Field(0.0, ge=0, lt=1, description="Largest change of size: 0.15 is a factor 0.85 to 1.15.")
+    stretch: float = Field(0.0, ge=0, lt=1, description="Largest change of width / height, as for `zoom`.")
+    translation: float = Field(0.0, ge=0, le=1, description="Largest shift each way, as a share of the side.")
+    hue: float = Field(
+        0.0, ge=0, le=0.5, description="Largest turn of the hue circle either way (0.5: half of it)."
+    )
+    saturation: float = Field(0.0, ge=0, le=1, description="Largest relative change of saturation.")
+    contrast: float = Field(0.0, ge=0, le=1, description="Largest relative change of contrast.")
+    brightness: float = Field(0.0, ge=0, le=1, description="Largest shift of brightness (1: black to white).")
+    grayscale: float = Field(0.0, ge=0, le=1, description="Probability of taking all colour away.")
+    permute_channels: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Probability of shuffling red, green and blue (instead of the colour changes).",
+    )
+    invert: float = Field(0.0, ge=0, le=1, description="Probability of the negative.")
+    posterize: float = Field(0.0, ge=0, le=1, description="Probability of reducing colours to 4 to 7 levels.")
+    random_background: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Probability that transparent pixels show a random colour in training instead of "
+        "`image.background`.",
+    )
+    sharpness: float = Field(
+        0.0, ge=0, description="Largest blur (down) or sharpening (up); 1: a full 3 x 3 blur."
+    )
+    noise: float = Field(0.0, ge=0, le=1, description="Largest standard deviation of Gaussian pixel noise.")
+    erase: float = Field(0.0, ge=0, le=1, description="Probability of a grey square at a random place.")
+    erase_size: float = Field(0.4, gt=0, le=1, description="Side of that square as a share of the picture's.")
+
+
+class DataConfig(Section):
+    """Which samples to read and how."""
+
+    path: str = Field("", description="Folder of a prepared dataset, folder of WebDataset tars, or one tar.")
+    split: str | None = Field(None, description="Named split of the dataset; none: all samples.")
+    where: str | None = Field(None, description="SQL condition over the index that samples must also meet.")
+    image: ImageConfig = ImageConfig()
+    text: TextConfig = TextConfig()
+    loader: LoaderConfig = LoaderConfig()
+    augment: AugmentConfig = AugmentConfig()

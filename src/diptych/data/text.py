@@ -1,0 +1,186 @@
+"""Text: tokenizers as standard `tokenizers` JSON files, and the published cleaning rules."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+
+from diptych.errors import DataError
+
+_SPECIALS: dict[str, tuple[str, ...]] = {
+    "pad": ("[PAD]", "<pad>"),
+    "unk": ("[UNK]", "<unk>"),
+    "cls": ("[CLS]", "<s>", "<cls>"),
+    "sep": ("[SEP]", "</s>", "<sep>"),
+    "mask": ("[MASK]", "<mask>"),
+}
+FILE_NAME = "tokenizer.json"
+
+
+class Tokenizer:
+    """Texts to token ids of a fixed length: a start token first, an end token last, padding on the right.
+
+    Special tokens are found by name, as BERT (`[CLS]`) or RoBERTa (`<s>`) writes them. Can be pickled.
+    """
+
+    def __init__(self, raw: RawTokenizer, origin: str = "tokenizer") -> None:
+        raw.no_padding()
+        raw.no_truncation()
+        self._raw = raw
+        self.pad_id = self._special("pad", origin)
+        self.unk_id = self._special("unk", origin)
+        self.cls_id = self._special("cls", origin)
+        self.sep_id = self._special("sep", origin)
+        self.mask_id = self._special("mask", origin)
+
+    def _special(self, role: str, origin: str) -> int:
+        for token in _SPECIALS[role]:
+            found = self._raw.token_to_id(token)
+            if found is not None:
+                return int(found)
+        raise DataError(
+            f"{origin}: no {role} token in the vocabulary (expected one of {', '.join(_SPECIALS[role])})"
+        )
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """Read a `tokenizer.json`, or the one in a folder.
+
+        Raises:
+            DataError: no such file, not a tokenizer, or a special token is missing.
+        """
+        file = Path(path)
+        file = file / FILE_NAME if file.is_dir() else file
+        try:
+            return cls.from_bytes(file.read_bytes(), str(file))
+        except OSError as error:
+            raise DataError(f"{file}: cannot read the tokenizer ({error.strerror})") from error
+
+    @classmethod
+    def from_bytes(cls, data: bytes, origin: str = "tokenizer") -> Self:
+        """Read the content of a `tokenizer.json`; `origin` names it in errors."""
+        try:
+            raw = RawTokenizer.from_str(data.decode())
+        except Exception as error:  # the Rust parser raises plain Exception for every kind of wrong content
+            raise DataError(f"{origin}: not a tokenizers JSON file ({error})") from error
+        return cls(raw, origin)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> Self:
+        """Learn a lower-casing BPE vocabulary of at most `vocab_size` tokens.
+
+        The same texts in any order give the same tokenizer, byte for byte. (BPE rather than WordPiece: the
+        WordPiece trainer numbers its `##` letters in hash order, which changes from process to process.)
+
+        Raises:
+            DataError: there are no texts.
+        """
+        raw = RawTokenizer(models.BPE(unk_token="[UNK]"))
+        raw.normalizer = normalizers.BertNormalizer(lowercase=True)
+        # A space mark at the start of each word lets `decode` restore the spaces.
+        words = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Metaspace()])
+        raw.pre_tokenizer = words
+        raw.decoder = decoders.Metaspace()
+        specials = [names[0] for names in _SPECIALS.values()]
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size, min_frequency=2, special_tokens=specials, show_progress=False
+        )
+        raw.train_from_iterator(texts, trainer)
+        if raw.get_vocab_size() == len(specials):
+            raise DataError(
+                "cannot train a tokenizer: the selection has no captions; set data.text.tokenizer to a file"
+            )
+        return cls(raw)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `tokenizer.json` into `folder` (made if needed) and return its path."""
+        file = Path(folder) / FILE_NAME
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(self.to_json(), encoding="utf-8")
+        return file
+
+    def to_json(self) -> str:
+        """Return what `save` writes."""
+        return str(self._raw.to_str(pretty=True))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, specials included."""
+        return int(self._raw.get_vocab_size(with_added_tokens=True))
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that stand for no text."""
+        return frozenset((self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id))
+
+    def tokens(self, text: str) -> list[int]:
+        """Return the ids of `text` alone: no specials, no limit."""
+        # One text at a time: encode_batch starts threads that do not survive the fork of loader workers.
+        return list(self._raw.encode(text, add_special_tokens=False).ids)
+
+    def encode(self, texts: Sequence[str], max_tokens: int) -> tuple[Tensor, Tensor]:
+        """Return ids [B, max_tokens] int64 and mask [B, max_tokens] bool, True at real tokens.
+
+        Long texts lose their end, never the end token. `max_tokens` is at least 2.
+        """
+        ids = torch.full((len(texts), max_tokens), self.pad_id, dtype=torch.int64)
+        mask = torch.zeros((len(texts), max_tokens), dtype=torch.bool)
+        for row, text in enumerate(texts):
+            found = [self.cls_id, *self.tokens(text)[: max_tokens - 2], self.sep_id]
+            ids[row, : len(found)] = torch.tensor(found)
+            mask[row, : len(found)] = True
+        return ids, mask
+
+    def decode(self, ids: Sequence[int] | Tensor) -> str:
+        """Return the text of one row of ids, special tokens left out."""
+        return str(self._raw.decode([int(i) for i in ids], skip_special_tokens=True))
+
+    def __getstate__(self) -> str:
+        return self.to_json()
+
+    def __setstate__(self, state: str) -> None:
+        Tokenizer.__init__(self, RawTokenizer.from_str(state))
+
+
+_DELETED = str.maketrans({**dict.fromkeys(",.'!?\"()*#:;~"), "-": " ", "/": " "})
+_SPACES = re.compile(r"\s+")
+
+
+def clean_caption(text: str, max_words: int = 0) -> str:
+    """Clean a caption by EVE's published rules, keeping the first `max_words` words (0: all).
+
+    Raises:
+        DataError: nothing is left.
+    """
+    text = text.lower().translate(_DELETED).replace("`", "").replace("<person>", "person")
+    words = _SPACES.sub(" ", text).strip().split(" ")
+    if words == [""]:
+        raise DataError(f"caption {text!r} has no words left after cleaning")
+    return " ".join(words[:max_words] if max_words else words)
+
+
+def clean_question(text: str, max_words: int = 0) -> str:
+    """Clean a question by EVE's published rules: backticks and runs of spaces stay (an empty word counts)."""
+    words = text.lower().translate(_DELETED).rstrip(" ").split(" ")
+    return " ".join(words[:max_words] if max_words else words)
+
+
+def clean(text: str, rules: Literal["none", "caption", "question"], max_words: int = 0) -> str:
+    """Apply the named rules; `none` strips surrounding spaces and keeps the first `max_words` words (0: all).
+
+    Raises:
+        DataError: nothing is left.
+    """
+    if rules == "caption":
+        return clean_caption(text, max_words)
+    text = clean_question(text, max_words) if rules == "question" else text.strip()
+    if rules == "none" and max_words:
+        text = " ".join(text.split()[:max_words])
+    if not text.strip():
+        raise DataError("text is empty")
+    return text
