@@ -1,4 +1,4 @@
-"""Settings of loading: what a batch holds and how it is made (no heavy imports: the command line reads it)."""
+"""Settings of loading: what a batch holds and how it is made. No heavy imports, for the command line."""
 
 from typing import Literal, Self
 
