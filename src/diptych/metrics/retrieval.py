@@ -1,7 +1,7 @@
 """Retrieval metrics: rank of the best right answer, recalls, median rank, chance; the published figures.
 
-Legend: Q queries, C candidates, k candidates that were scored again. "Right" answers come as one index array a
-query, so that a picture with many captions, or pictures that match each other's captions, are no special case.
+Legend: Q queries, C candidates, k candidates scored again. "Right" answers come as one index array a query,
+so that a picture with many captions, or pictures that match each other's captions, are no special case.
 
 Ties count against us: a wrong answer with the score of the right one stands before it, so a model that gives
 every pair one score has no recall. A NaN counts as such a tie.
@@ -75,6 +75,12 @@ def top_candidates(scores: Floats, k: int) -> Ints:
         order = np.argsort(-scores[start : start + rows], axis=1, kind="stable")
         best[start : start + rows] = order[:, :k]
     return best
+
+
+def summarise(ranks: Ints) -> dict[str, float]:
+    """Return `R@1`, `R@5`, `R@10` (fractions) and `median_rank` of ranks [Q]."""
+    recalls = {f"R@{k}": float((ranks <= k).mean()) for k in RECALLS}
+    return {**recalls, "median_rank": float(np.median(ranks))}
 
 
 def candidate_recall(candidates: Ints, right: Sequence[Ints]) -> float:

@@ -1,0 +1,197 @@
+"""Image-text retrieval: find the text of a picture and the picture of a text.
+
+Training is the published recipe of EVE: contrastive loss with soft labels by match id, matching loss on hard
+negatives, routing balance loss. Any system that encodes both modalities can do it; matching needs `fuse` too.
+
+Legend: B samples, M texts of a batch (M = B, or the distinct ones), P image tokens, L text tokens, D width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diptych.data.batch import Batch
+from diptych.data.image import normalise
+from diptych.data.text import Tokenizer
+from diptych.errors import UsageError
+from diptych.objectives.contrastive import (
+    ContrastiveHead,
+    contrastive_logits,
+    contrastive_loss,
+    matches,
+    supervised_contrastive_loss,
+)
+from diptych.objectives.matching import (
+    MatchingHead,
+    Pairs,
+    draw_negatives,
+    itm_accuracy,
+    itm_loss,
+    matching_passes,
+)
+from diptych.systems.protocol import Encoded, VisionLanguageModel
+from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, Task, TaskConfig
+from diptych.tasks.retrieval_config import RetrievalConfig
+from diptych.tasks.retrieval_ranking import evaluate_retrieval
+
+
+@dataclass(frozen=True)
+class BatchTexts:
+    """The texts of a batch as they are encoded."""
+
+    ids: Tensor
+    """[M, L] int64"""
+    mask: Tensor
+    """[M, L] bool"""
+    of_sample: Tensor
+    """[B] int64: which of the M texts belongs to each sample."""
+    own: Tensor
+    """[B, M] bool: the sample's own text."""
+    matching: Tensor
+    """[B, M] bool: texts that are right for the sample's picture by match id."""
+
+
+def batch_texts(ids: Tensor, mask: Tensor, match_ids: Tensor, *, distinct: bool) -> BatchTexts:
+    """Arrange the texts of a batch (ids, mask [B, L]; match_ids [B]), equal ones once if `distinct`."""
+    rows = torch.arange(len(ids), device=ids.device)
+    same = matches(match_ids, match_ids)
+    if not distinct:
+        return BatchTexts(ids, mask, rows, torch.eye(len(ids), dtype=torch.bool, device=ids.device), same)
+    _, of_sample = torch.unique(ids, dim=0, return_inverse=True)
+    count = int(of_sample.max()) + 1
+    own = F.one_hot(of_sample, count).bool()
+    first = own.int().argmax(0)  # argmax of a 0/1 column: its first sample
+    # [B, B] @ [B, M]: a text matches a picture if any sample with that text does.
+    matching = (same.float() @ own.float()) > 0
+    return BatchTexts(ids[first], mask[first], of_sample, own, matching)
+
+
+class RetrievalTask(Task):
+    """Contrastive and matching fine-tuning, and evaluation with re-ranking."""
+
+    name: ClassVar[str] = "retrieval"
+    config_class: ClassVar[type[TaskConfig]] = RetrievalConfig
+    batch_fields: ClassVar[frozenset[str]] = frozenset({"images", "text_ids", "text_mask"})
+    config: RetrievalConfig
+
+    def __init__(self, model: VisionLanguageModel, config: RetrievalConfig, tokenizer: Tokenizer) -> None:
+        super().__init__(model, config, tokenizer)
+        self.itc = ContrastiveHead(model.width, config.itc_dim, config.temperature, config.temperature_bounds)
+        self.itm = MatchingHead(model.width) if config.matching else None
+
+    @classmethod
+    def needs(cls, config: TaskConfig) -> frozenset[str]:
+        """Return the capabilities it uses: both encoders, and `fuse` for matching."""
+        both = frozenset({"encode_visual", "encode_text"})
+        return both | {"fuse"} if isinstance(config, RetrievalConfig) and config.matching else both
+
+    def compute_loss(self, batch: Batch, context: StepContext) -> Loss:
+        """Return contrastive + matching + routing loss; parts `itc`, `itm`, `image_contrast`, `routing`."""
+        config = self.config
+        assert batch.images is not None  # the engine checks `batch_fields`
+        assert batch.text_ids is not None
+        assert batch.text_mask is not None
+        texts = batch_texts(batch.text_ids, batch.text_mask, batch.match_ids, distinct=config.distinct_texts)
+        visual = self.embed(batch.images)
+        encoded_images = self.model.encode_visual(visual)
+        encoded_texts = self.model.encode_text(texts.ids, texts.mask)
+        temperature = self.itc.current_temperature()
+        image_features = self.itc.project_visual(encoded_images.pooled)
+        logits = contrastive_logits(image_features, self.itc.project_text(encoded_texts.pooled), temperature)
+        positives = texts.matching if config.soft_labels else texts.own
+        parts = {"itc": contrastive_loss(logits, positives, config.label_smoothing)}
+        metrics = {"temperature": temperature.detach(), "itc_accuracy": _accuracy(logits, positives)}
+        if config.image_contrast:
+            among = supervised_contrastive_loss(
+                image_features, config.image_contrast_temperature, batch.match_ids
+            )
+            parts["image_contrast"] = config.image_contrast * among
+        balance = [encoded_images.aux.get("routing"), encoded_texts.aux.get("routing")]
+        if self.itm is not None and context.progress >= config.itm_from:
+            passes = self._draw_passes(logits, texts, context.generator)
+            loss, accuracy, routing = self.matching_step(visual, texts, passes)
+            parts["itm"], metrics["itm_accuracy"] = config.itm_weight * loss, accuracy
+            balance += routing
+        routed = [value for value in balance if value is not None]
+        if routed:
+            parts["routing"] = config.gate_weight * torch.stack(routed).mean()
+        return Loss(torch.stack(list(parts.values())).sum(), parts, metrics)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.itc.temperature.device
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Normalise pictures [B, 3, H, W] (uint8, or float in 0..1) and embed them once for all passes."""
+        spec = self.model.image_spec
+        if images.shape[-2:] != (spec.size, spec.size):
+            raise UsageError(
+                f"data.image.size: pictures of {images.shape[-2]} x {images.shape[-1]} pixels, but the model "
+                f"reads {spec.size} x {spec.size}; set data.image.size={spec.size}"
+            )
+        pixels = normalise(images, spec)
+        return self.model.embed_visual(pixels) if "embed_visual" in self.model.capabilities else pixels
+
+    def _draw_passes(self, logits: Tensor, texts: BatchTexts, generator: torch.Generator) -> list[Pairs]:
+        """Draw the samples that matching is trained on and their negatives; the published three passes."""
+        images = torch.arange(len(logits), device=logits.device)
+        if 0 < self.config.itm_batch < len(images):
+            images = torch.randperm(len(images), generator=generator)[: self.config.itm_batch].to(
+                logits.device
+            )
+        own = texts.of_sample[images]
+        negatives = draw_negatives(
+            logits,
+            texts.matching,
+            generator,
+            images=images,
+            texts=own,
+            floor=self.config.itm_negative_floor,
+        )
+        return matching_passes(images, own, negatives)
+
+    def matching_step(
+        self, visual: Tensor, texts: BatchTexts, passes: list[Pairs]
+    ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        """Return matching loss, accuracy and the balance loss of each published pass.
+
+        A joint pass has one balance loss, over the tokens of all three; it is counted three times so that its
+        weight against the single-modality passes stays as published.
+        """
+        assert self.itm is not None
+        if self.config.itm_passes == "joint":
+            joined = [torch.cat([getattr(p, name) for p in passes]) for name in ("images", "texts", "labels")]
+            repeat, passes = len(passes), [Pairs(*joined)]
+        else:
+            repeat = 1
+        fused = [self.model.fuse(visual[p.images], texts.ids[p.texts], texts.mask[p.texts]) for p in passes]
+        logits = torch.cat([self.itm(f.pooled) for f in fused])
+        labels = torch.cat([p.labels for p in passes])
+        routing = [f.aux.get("routing") for f in fused for _ in range(repeat)]
+        return itm_loss(logits, labels), itm_accuracy(logits, labels), routing
+
+    def evaluation_token(self, encoded: Encoded) -> Tensor:
+        """Return the pooled tokens [B, D] that evaluation projects, by `eval_final_norm`."""
+        if self.config.eval_final_norm:
+            return encoded.pooled
+        if encoded.pooled_raw is None:
+            raise UsageError(
+                f"task.eval_final_norm: {type(self.model).__name__} gives no token without final "
+                "normalisation; set task.eval_final_norm=true"
+            )
+        return encoded.pooled_raw
+
+    def evaluate(self, data: EvalData, progress: Callable[[str, int, int], None]) -> Evaluation:
+        """Rank all texts for each picture and all pictures for each text of a split."""
+        return evaluate_retrieval(self, data, progress)
+
+
+def _accuracy(logits: Tensor, positives: Tensor) -> Tensor:
+    """Share of pictures whose most similar text of the batch is right (scalar, no gradient)."""
+    best = logits.detach().argmax(1, keepdim=True)
+    return positives.gather(1, best).float().mean()
