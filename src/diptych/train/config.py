@@ -43,7 +43,7 @@ class ScheduleConfig(Section):
     final: float = Field(0.0, ge=0, le=1, description="Fraction of the peak at the end (linear, cosine).")
     zero_first_step: bool = Field(
         False,
-        description="Start the warm-up at exactly 0 as published recipes do (the first step changes nothing).",
+        description="Start the warm-up at exactly 0 as published recipes do (it changes nothing).",
     )
 
     @field_validator("warmup")
@@ -99,7 +99,7 @@ class RunConfig(Section):
 
     name: str = Field("run", min_length=1, description="Name of the run; its directory is runs/<name>.")
     seed: int = Field(0, ge=0, lt=2**32, description="Decides fresh weights, sample order and random draws.")
-    data: DataConfig = Field(description="What to train on.")
+    data: DataConfig = Field(DataConfig(), description="What to train on.")
     system: Annotated[SystemConfig, Variants("system", SYSTEMS)] = Field(description="The model.")
     task: Annotated[TaskConfig, Variants("task", TASKS)] = Field(description="What it is trained to do.")
     optim: OptimConfig = Field(OptimConfig(), description="The optimizer.")
