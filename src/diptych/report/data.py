@@ -1,0 +1,162 @@
+"""`diptych data report`: a prepared dataset at a glance."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diptych.data.index import ShardDataset
+from diptych.errors import DiptychError
+from diptych.report.pages import render, write_page
+from diptych.report.pictures import data_uri
+from diptych.report.plots import histogram
+
+GRID = 24
+TOP_VALUES = 8
+FEW = 60
+INTERNAL = {"key", "shard", "sha256", "match_id"}
+"""Columns that identify rather than describe."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture of the grid."""
+
+    key: str
+    uri: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the index: a histogram for numbers, the most frequent values for the rest."""
+
+    name: str
+    summary: str
+    svg: str = ""
+    values: list[tuple[str, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class DataView:
+    """What the page shows of a dataset."""
+
+    name: str
+    card: str
+    samples: int
+    shards: int
+    size: int
+    """Bytes of all shards."""
+    splits: list[tuple[str, int, str]]
+    """(name, samples, SQL condition)"""
+    problems: dict[str, int]
+    columns: list[Column]
+    tiles: list[Tile]
+
+
+def write_data_report(dataset: Path, out: Path) -> Path:
+    """Write a page about a prepared dataset and return its path.
+
+    Raises:
+        DataError: `dataset` is no dataset.
+    """
+    view = describe(ShardDataset.open(dataset))
+    return write_page(render("data.html.j2", title=f"Dataset {view.name}", data=view), out)
+
+
+def describe(dataset: ShardDataset, split: str = "") -> DataView:
+    """Collect counts, columns and a grid of pictures, evenly spaced over the dataset or one split of it."""
+    selection = dataset.select(split or None)
+    count = len(selection)
+    picks = sorted({round(i * (count - 1) / max(GRID - 1, 1)) for i in range(min(GRID, count))})
+    shards = dataset.info.get("shards", [])
+    return DataView(
+        name=dataset.name,
+        card=str(dataset.info.get("card") or "plain WebDataset"),
+        samples=dataset.size,
+        shards=len(shards),
+        size=sum(int(shard.get("bytes", 0)) for shard in shards),
+        splits=[(name, len(dataset.select(name)), value.where) for name, value in dataset.splits.items()],
+        problems={str(k): int(v) for k, v in (dataset.info.get("problems") or {}).items()},
+        columns=_columns(dataset),
+        tiles=[tile for tile in (_tile(selection, i) for i in picks) if tile],
+    )
+
+
+def _tile(selection: Any, i: int) -> Tile | None:
+    try:
+        sample = selection.read(i)
+        return Tile(sample.key, data_uri(sample), sample.captions[0] if sample.captions else "")
+    except (DiptychError, OSError, ValueError, StopIteration):
+        return None  # `diptych data verify` names damaged samples; the page shows what can be shown
+
+
+def _columns(dataset: ShardDataset) -> list[Column]:
+    described = dataset.query("describe samples").to_pylist()
+    out = []
+    for row in described:
+        name, kind = str(row["column_name"]), str(row["column_type"]).upper()
+        if name in INTERNAL or name.endswith(("_offset", "_size")):
+            continue
+        column = (
+            _numbers(dataset, name)
+            if kind.startswith(
+                (
+                    "INT",
+                    "BIGINT",
+                    "SMALLINT",
+                    "UINT",
+                    "UBIGINT",
+                    "DOUBLE",
+                    "FLOAT",
+                    "REAL",
+                    "HUGEINT",
+                    "TINYINT",
+                )
+            )
+            else _texts(dataset, name)
+        )
+        if column:
+            out.append(column)
+    return out
+
+
+def _numbers(dataset: ShardDataset, name: str) -> Column | None:
+    quoted = _quote(name)
+    row = dataset.query(
+        f"select count({quoted}) as n, min({quoted}) as low, max({quoted}) as high, avg({quoted}) as mean "
+        "from samples"
+    ).to_pylist()[0]
+    if not row["n"]:
+        return None
+    if row["low"] == row["high"]:
+        return Column(name, f"{row['low']:g} everywhere")
+    table = dataset.query(
+        f"select {quoted} as v from samples where {quoted} is not null "
+        "using sample 100000 rows (reservoir, 0)"
+    )
+    values: Sequence[float] = [float(v) for v in table.column("v").to_pylist()]
+    return Column(
+        name, f"{row['low']:g} to {row['high']:g}, mean {row['mean']:.4g}", histogram(values, x_label=name)
+    )
+
+
+def _texts(dataset: ShardDataset, name: str) -> Column | None:
+    quoted = _quote(name)
+    distinct = dataset.query(f"select count(distinct {quoted}) as n from samples").to_pylist()[0]["n"]
+    if not distinct:
+        return None
+    rows = dataset.query(
+        f"select cast({quoted} as varchar) as v, count(*) as n from samples where {quoted} is not null "
+        f"group by 1 order by n desc, v limit {TOP_VALUES}"
+    ).to_pylist()
+    shown = [(str(row["v"]), int(row["n"])) for row in rows] if distinct <= FEW else []
+    return Column(
+        name,
+        f"{distinct} different values" if distinct > 1 else f"'{rows[0]['v']}' everywhere",
+        values=shown if distinct > 1 else [],
+    )
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

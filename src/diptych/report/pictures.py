@@ -1,0 +1,48 @@
+"""Small pictures of a prepared dataset, embedded as data URIs."""
+
+import base64
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image
+
+from diptych.data.index import ShardDataset
+from diptych.data.sample import Sample
+from diptych.errors import DiptychError
+from diptych.report.collect import Thumbnails
+
+SIDE = 96
+SMALL_ENOUGH = 4096
+MIME = {"webp": "image/webp", "png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg"}
+
+
+def thumbnails(dataset: Path, keys: Iterable[str]) -> Thumbnails:
+    """Read the pictures of `keys`; those that cannot be read are left out (the page shows the key)."""
+    wanted = sorted(set(keys))
+    if not wanted or not dataset.exists():
+        return Thumbnails()
+    quoted = ", ".join("'" + key.replace("'", "''") + "'" for key in wanted)
+    selection = ShardDataset.open(dataset).select(where=f"key in ({quoted})")
+    uris: dict[str, str] = {}
+    for i in range(len(selection)):
+        try:
+            sample = selection.read(i)
+            uris[sample.key] = data_uri(sample)
+        except (DiptychError, OSError, ValueError):
+            continue  # a damaged picture must not cost the user the report; its key is shown instead
+    return Thumbnails(uris)
+
+
+def data_uri(sample: Sample) -> str:
+    """Return the sample's first picture as a data URI, scaled down to 96 pixels where it is large."""
+    extension, content = next((e, c) for e, c in sample.media.items() if e in MIME)
+    if len(content) > SMALL_ENOUGH:
+        picture = Image.open(io.BytesIO(content))
+        picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        picture.convert("RGBA" if picture.mode in ("RGBA", "LA", "P") else "RGB").save(
+            buffer, "webp", quality=80
+        )
+        extension, content = "webp", buffer.getvalue()
+    return f"data:{MIME[extension]};base64,{base64.b64encode(content).decode('ascii')}"
