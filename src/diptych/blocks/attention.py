@@ -1,0 +1,32 @@
+"""Bidirectional self-attention. Legend: B batch, S sequence, D width."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention whose queries and values have a bias and whose keys have none (BEiT's form).
+
+    A key bias would shift all scores of a query alike and so change nothing. Masked keys are not attended to;
+    every position asks, so padded positions return ordinary values that nobody should read.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend within [B, S, D]; `mask` [B, S] bool is True at keys that may be read (None: all)."""
+        B, S, D = x.shape
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, bias).view(B, S, 3, self.heads, D // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, S, head]
+        keys = None if mask is None else mask[:, None, None, :]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
+        out: Tensor = self.proj(y.transpose(1, 2).reshape(B, S, D))
+        return out

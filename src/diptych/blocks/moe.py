@@ -1,0 +1,108 @@
+"""Mixture of experts over image and text tokens: sorted by expert, one matrix product per expert.
+
+Legend: B batch, S sequence (image tokens first), D width, H hidden, T = B * S tokens, E experts, K choices.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diptych.blocks.feedforward import ACTIVATIONS, Activation
+from diptych.blocks.grouped import grouped_linear
+from diptych.blocks.router import Router, RouterConfig
+
+
+class Experts(nn.Module):
+    """E two-layer perceptrons whose weights are stored stacked."""
+
+    def __init__(self, experts: int, width: int, hidden: int, activation: Activation) -> None:
+        super().__init__()
+        self.fc1_weight = nn.Parameter(torch.empty(experts, hidden, width))
+        self.fc1_bias = nn.Parameter(torch.zeros(experts, hidden))
+        self.fc2_weight = nn.Parameter(torch.empty(experts, width, hidden))
+        self.fc2_bias = nn.Parameter(torch.zeros(experts, width))
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor, counts: list[int]) -> Tensor:
+        """Apply the experts to rows [N, D] sorted by expert; `counts` are the rows of each."""
+        hidden = self.activation(grouped_linear(x, self.fc1_weight, self.fc1_bias, counts))
+        return grouped_linear(hidden, self.fc2_weight, self.fc2_bias, counts)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Output of a mixture layer."""
+
+    output: Tensor
+    """[B, S, D]; zero where no choice of a token was kept."""
+    balance: Tensor
+    """Balance loss of this call (scalar float32)."""
+    first_counts: Tensor
+    """[E] int64: first choices per expert, before dropping."""
+
+
+class Mixture(nn.Module):
+    """The MoE layer of EVE. The modality vectors reach the experts too, not only the gate, as published."""
+
+    def __init__(
+        self, width: int, hidden: int, experts: int, activation: Activation, config: RouterConfig
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.router = Router(width, experts, config)
+        self.experts = Experts(experts, width, hidden, activation)
+        self.image_type = nn.Parameter(torch.zeros(width)) if config.modality else None
+        self.text_type = nn.Parameter(torch.zeros(width)) if config.modality else None
+        self.served: Tensor | None = None
+        """[2, E] int64: first choices of image and text tokens in eval mode since `reset`; None: none yet."""
+
+    def forward(self, x: Tensor, visual: int, mask: Tensor | None) -> Mixed:
+        """Send every token to its experts.
+
+        Args:
+            x: [B, S, D], already normalised.
+            visual: the first `visual` positions are image tokens, the rest text.
+            mask: [B, S] bool, False at padding; None where there is none.
+        """
+        B, S, D = x.shape
+        if self.image_type is not None and self.text_type is not None:
+            x = x + _by_position(self.image_type, self.text_type, visual, S)
+        tokens = x.reshape(B * S, D)
+        real = None if mask is None or self.config.padding == "published" else mask.reshape(B * S)
+        routing = self.router(tokens, real)
+        if not self.training:
+            self._record(routing.experts[:, 0].view(B, S), visual, mask)
+
+        # Choices in one row [T * K]; those that are not kept sort behind the last expert and fall off.
+        E, K = self.router.weight.shape[0], routing.experts.shape[1]
+        flat = torch.where(routing.kept, routing.experts, E).reshape(-1)
+        counts = torch.bincount(flat, minlength=E + 1)[:E].tolist()
+        order = flat.argsort(stable=True)[: sum(counts)]
+        rows = order // K
+        served = self.experts(tokens.index_select(0, rows), counts)
+        weights = routing.weights.reshape(-1).index_select(0, order).to(served.dtype)
+        output = served.new_zeros(B * S, D).index_add(0, rows, served * weights[:, None])
+        return Mixed(output.view(B, S, D), routing.balance, routing.first_counts)
+
+    @torch.no_grad()
+    def _record(self, first: Tensor, visual: int, mask: Tensor | None) -> None:
+        E = self.router.weight.shape[0]
+        kind = (torch.arange(first.shape[1], device=first.device) >= visual).long()
+        cells = first + E * kind
+        cells = cells.reshape(-1) if mask is None else cells[mask]
+        counts = torch.bincount(cells, minlength=2 * E).view(2, E)
+        self.served = counts if self.served is None else self.served + counts
+
+    def reset(self) -> None:
+        """Forget which experts served what."""
+        self.served = None
+
+
+def _by_position(image: Tensor, text: Tensor, visual: int, length: int) -> Tensor:
+    """Return [S, D] (or [D] where all are equal): the vector of each position's modality."""
+    if visual <= 0:
+        return text
+    if visual >= length:
+        return image
+    return torch.cat([image.expand(visual, -1), text.expand(length - visual, -1)])
