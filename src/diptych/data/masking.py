@@ -70,8 +70,8 @@ def blockwise_patch_mask(
     """Return [B, height * width] bool: rectangles as in BEiT, row-major.
 
     Blocks of at least 4 patches, their height / width log-uniform in 0.3 .. 1/0.3, are put at random places
-    until round(ratio * height * width) patches are hidden. A block that would go beyond that is drawn again, up
-    to 10 times; then the row stays short of the target.
+    until round(ratio * height * width) patches are hidden. A block that would go beyond that is drawn again,
+    up to 10 times; then the row stays short of the target.
     """
     seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
     random = np.random.default_rng(seed)

@@ -76,10 +76,10 @@ class Order:
     With `groups` (one value a sample; equal values belong together) and `group_size` m > 1, positions come in
     blocks of m that start at multiples of m within the epoch, and a block holds m samples of one group. What
     is left of a group whose number of members is no multiple of m (other members each epoch) fills blocks
-    together with what is left of others. Still every sample once an epoch; memory is then O(size): two words a
-    sample.
+    together with what is left of others. Still every sample once an epoch; memory is then O(size): two words
+    a sample.
 
-    Batches hold whole blocks if m divides both the batch size and the size; where it does not divide the size,
+    Batches hold whole blocks if m divides both the batch size and the size; where it does not divide the size
     blocks of later epochs begin at other remainders and the outermost of a batch may be cut.
     """
 

@@ -1,0 +1,170 @@
+"""Random changes to whole batches of pictures on their device. Legend: B batch, H x W pixels.
+
+Every random number comes from the given generator and is drawn on its device (the CPU), then moved, so that the
+result does not depend on where the pictures are.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diptych.data.config import AugmentConfig, parse_colour
+
+_TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_FROM_YIQ = torch.linalg.inv(_TO_YIQ)
+
+
+def augment(
+    images: Tensor, config: AugmentConfig, generator: torch.Generator, background: str = "white"
+) -> Tensor:
+    """Change pictures at random as `config` says.
+
+    Args:
+        images: [B, 3, H, W] uint8, or [B, 4, H, W] with opacity as the last channel (the loader keeps it when
+            `config.random_background` is above 0).
+        config: what to change and how much.
+        generator: source of the draws.
+        background: colour behind transparent pixels that get no random one (`data.image.background`).
+
+    Returns:
+        [B, 3, H, W] float32 in 0..1; the input itself where it has 3 channels and everything is off.
+    """
+    if images.shape[1] == 3 and not _active(config):
+        return images
+    draw = _Draws(len(images), generator, images.device)
+    pixels = images.float() / 255
+    opacity: Tensor | None = None
+    if images.shape[1] == 4:
+        # Premultiplied: interpolation and background are then plain sums.
+        pixels = torch.cat([pixels[:, :3] * pixels[:, 3:], pixels[:, 3:]], 1)
+    if config.rotation or config.zoom or config.stretch or config.translation:
+        pixels = _affine(pixels, config, draw)
+    if images.shape[1] == 4:
+        pixels, opacity = pixels[:, :3], pixels[:, 3:]
+    pixels = _colours(pixels, opacity, config, draw)
+    if opacity is not None:
+        pixels = pixels + (1 - opacity) * _background(config, draw, background)
+    return _texture(pixels, config, draw)
+
+
+def _active(config: AugmentConfig) -> bool:
+    return any(value for name, value in config if name not in ("random_background", "erase_size"))
+
+
+class _Draws:
+    """Per-picture random numbers, on the pictures' device."""
+
+    def __init__(self, batch: int, generator: torch.Generator, device: torch.device) -> None:
+        self.batch, self.generator, self.device = batch, generator, device
+
+    def unit(self, *shape: int) -> Tensor:
+        """[B, *shape] uniform in 0..1."""
+        drawn = torch.rand((self.batch, *shape), generator=self.generator, device=self.generator.device)
+        return drawn.to(self.device)
+
+    def around(self, limit: float, *shape: int) -> Tensor:
+        """[B, *shape] uniform in -limit..limit."""
+        return (self.unit(*shape) * 2 - 1) * limit
+
+    def chosen(self, probability: float) -> Tensor:
+        """[B] bool."""
+        return self.unit() < probability
+
+    def normal(self, *shape: int) -> Tensor:
+        """[B, *shape] standard normal."""
+        drawn = torch.randn((self.batch, *shape), generator=self.generator, device=self.generator.device)
+        return drawn.to(self.device)
+
+
+def _affine(pixels: Tensor, config: AugmentConfig, draw: _Draws) -> Tensor:
+    """Rotate, zoom, stretch and shift; opacity 0 comes in from outside, or else the edge pixels go on."""
+    angle = draw.around(config.rotation) * (math.pi / 180)
+    shrink = 1 / (1 + draw.around(config.zoom))
+    stretch = 1 + draw.around(config.stretch)
+    # Coordinates run from -1 to 1, so a shift by the whole side is 2.
+    shift = draw.around(2 * config.translation, 2)
+    rows = [
+        torch.stack([shrink * stretch * angle.cos(), -shrink * angle.sin(), shift[:, 0]], 1),
+        torch.stack([shrink * angle.sin(), shrink / stretch * angle.cos(), shift[:, 1]], 1),
+    ]
+    grid = F.affine_grid(torch.stack(rows, 1), list(pixels.shape), align_corners=False)
+    outside = "zeros" if pixels.shape[1] == 4 else "border"
+    return F.grid_sample(pixels, grid, padding_mode=outside, align_corners=False)
+
+
+def _colours(pixels: Tensor, opacity: Tensor | None, config: AugmentConfig, draw: _Draws) -> Tensor:
+    """Apply one linear map per picture, then fewer levels; premultiplied in and out if there is opacity."""
+    linear = (config.hue, config.saturation, config.contrast, config.brightness)
+    if any(linear) or config.grayscale or config.permute_channels or config.invert:
+        matrix, offset = _colour_map(config, draw)
+        flat = pixels.flatten(2)
+        if opacity is None:
+            mapped = torch.baddbmm(offset, matrix, flat)
+            pixels = mapped.view_as(pixels).clamp_(0, 1)
+        else:
+            mapped = torch.baddbmm(torch.bmm(offset, opacity.flatten(2)), matrix, flat)
+            pixels = torch.minimum(mapped.view_as(pixels).clamp_(min=0), opacity)
+    if config.posterize:
+        steps = (draw.unit(1, 1, 1) * 4).floor() + 3
+        chosen = draw.chosen(config.posterize)[:, None, None, None]
+        pixels = torch.where(chosen, (pixels * steps).round() / steps, pixels)
+    return pixels
+
+
+def _colour_map(config: AugmentConfig, draw: _Draws) -> tuple[Tensor, Tensor]:
+    """Return matrix [B, 3, 3] and offset [B, 3, 1] of the changes of hue, saturation, contrast, ..."""
+    turn = draw.around(config.hue) * (2 * math.pi)
+    strength = 1 + draw.around(config.saturation)
+    if config.grayscale:
+        strength = strength.masked_fill(draw.chosen(config.grayscale), 0)
+    chroma = torch.zeros(draw.batch, 3, 3, device=draw.device)
+    chroma[:, 0, 0] = 1
+    chroma[:, 1, 1] = chroma[:, 2, 2] = strength * turn.cos()
+    chroma[:, 1, 2], chroma[:, 2, 1] = -strength * turn.sin(), strength * turn.sin()
+    contrast = 1 + draw.around(config.contrast)
+    matrix = _FROM_YIQ.to(draw.device) @ chroma @ _TO_YIQ.to(draw.device) * contrast[:, None, None]
+    offset = 0.5 * (1 - contrast) + draw.around(config.brightness)
+    if config.permute_channels:
+        order = F.one_hot(draw.unit(3).argsort(1), 3).float()
+        matrix = torch.where(draw.chosen(config.permute_channels)[:, None, None], order, matrix)
+    if config.invert:
+        sign = 1 - 2 * draw.chosen(config.invert).float()
+        matrix = matrix * sign[:, None, None]
+        offset = offset * sign + (1 - sign) / 2
+    return matrix, offset[:, None, None].expand(-1, 3, 1)
+
+
+def _background(config: AugmentConfig, draw: _Draws, background: str) -> Tensor:
+    """Return [B, 3, 1, 1]: a random colour or the plain one."""
+    plain = torch.tensor(parse_colour(background), device=draw.device) / 255
+    if not config.random_background:
+        return plain[None, :, None, None]
+    chosen = draw.chosen(config.random_background)[:, None]
+    return torch.where(chosen, draw.unit(3), plain)[:, :, None, None]
+
+
+def _texture(pixels: Tensor, config: AugmentConfig, draw: _Draws) -> Tensor:
+    """Blur or sharpen, add noise, erase a square."""
+    if config.sharpness:
+        blurred = F.avg_pool2d(pixels, 3, 1, 1, count_include_pad=False)
+        pixels = pixels + draw.around(config.sharpness, 1, 1, 1) * (pixels - blurred)
+    if config.noise:
+        spread = draw.unit(1, 1, 1) * config.noise
+        pixels = pixels + draw.normal(*pixels.shape[1:]) * spread
+    if config.sharpness or config.noise:
+        pixels = pixels.clamp_(0, 1)
+    if config.erase:
+        pixels = pixels.masked_fill(_squares(pixels.shape[2], pixels.shape[3], config, draw), 0.5)
+    return pixels
+
+
+def _squares(height: int, width: int, config: AugmentConfig, draw: _Draws) -> Tensor:
+    """Return [B, 1, H, W] bool: inside the square to erase. Its centre is anywhere in the picture."""
+    chosen = draw.chosen(config.erase)[:, None, None, None]
+    y = torch.arange(height, device=draw.device).view(1, 1, -1, 1) + 0.5
+    x = torch.arange(width, device=draw.device).view(1, 1, 1, -1) + 0.5
+    near_y = (y - draw.unit(1, 1, 1) * height).abs() < config.erase_size * height / 2
+    near_x = (x - draw.unit(1, 1, 1) * width).abs() < config.erase_size * width / 2
+    return chosen & near_y & near_x
