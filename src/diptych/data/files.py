@@ -1,0 +1,56 @@
+"""Files that appear whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from diptych.errors import DataError
+
+PARTIAL = ".partial"
+"""Ending of files that are still being written; whatever carries it may be deleted."""
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; sync and rename it to `path` when the block ends well.
+
+    Raises:
+        DataError: the file cannot be written (full disk, no permission, ...); nothing is left behind.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        yield partial
+        sync(partial)
+        partial.rename(path)
+        sync(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to the disk, so that a rename never becomes durable before its content."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def cannot_write(path: Path, error: OSError) -> DataError:
+    """Return the error to raise when `path` could not be written."""
+    return DataError(f"cannot write {path}: {error.strerror or error}")
+
+
+def read_exactly(handle: int, offset: int, size: int) -> bytes:
+    """Return up to `size` bytes from `offset` of an open file; fewer only at its end."""
+    data = os.pread(handle, size, offset)
+    while len(data) < size:
+        more = os.pread(handle, size - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data

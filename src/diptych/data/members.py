@@ -1,0 +1,169 @@
+"""How one sample lies in a tar: keys, members, sidecar JSON, and the facts that the index keeps about it."""
+
+import hashlib
+import io
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from diptych.data.sample import Sample
+from diptych.errors import DataError
+
+MAX_KEY = 200
+"""Letters of a key. Longer names do not fit the file systems that shards get unpacked to."""
+SIDECARS = ("txt", "json")
+"""Fields that hold texts and facts; every other field of a sample is a medium."""
+PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "jp2", "avif"})
+"""Fields whose header tells the size of the picture."""
+OWN_FIELDS = frozenset({"captions", "match_id", "meta"})
+"""Keys that a sidecar JSON has when Diptych wrote it."""
+
+_KEY = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_KEY}}}")
+_MEDIUM = re.compile(r"[a-z0-9]+(\.[a-z0-9]+)*")
+
+
+class BadSampleError(DataError):
+    """A sample that cannot go into a shard; `cause` is the name it is counted under."""
+
+    def __init__(self, cause: str, key: str, detail: str) -> None:
+        super().__init__(f"sample '{key}': {detail}")
+        self.cause, self.key, self.detail = cause, key, detail
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the header of a picture tells; None where it does not apply."""
+
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    """Number of frames of an animated picture."""
+
+
+def clean_key(text: str) -> str:
+    """Return `text` as a key: runs of other characters than letters, digits, `_`, `-` become one `_`.
+
+    Two texts may give the same key. An empty string is returned when nothing is left.
+    """
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_")[:MAX_KEY]
+
+
+def is_key(text: str) -> bool:
+    """Tell whether `text` can be a key as it stands."""
+    return _KEY.fullmatch(text) is not None
+
+
+def pack(sample: Sample) -> dict[str, bytes]:
+    """Return the members of a sample by extension, in the order they are stored.
+
+    Raises:
+        BadSampleError: bad key, or neither media nor captions.
+        DataError: a medium's extension or a fact in `meta` that cannot be stored (a defect of the card).
+    """
+    if not is_key(sample.key):
+        raise BadSampleError(
+            "bad_key",
+            sample.key,
+            f"a key has 1 to {MAX_KEY} letters, digits, '_' and '-'; clean_key() makes one",
+        )
+    if not sample.media and not sample.captions:
+        raise BadSampleError("empty_sample", sample.key, "neither media nor captions")
+    for name in sample.media:
+        if name in SIDECARS or not _MEDIUM.fullmatch(name):
+            raise DataError(
+                f"sample '{sample.key}': '{name}' cannot be the extension of a medium "
+                "(small letters and digits; txt and json are taken)"
+            )
+    side = {
+        "captions": list(sample.captions),
+        "match_id": sample.match_id,
+        "split": sample.split,
+        "meta": dict(sample.meta),
+    }
+    try:
+        text = json.dumps(side, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        encoded = text.encode()
+        first = sample.captions[0].encode() if sample.captions else b""
+    except (TypeError, ValueError) as error:
+        raise DataError(f"sample '{sample.key}': cannot be stored as JSON in UTF-8: {error}") from error
+    members = {name: bytes(sample.media[name]) for name in sorted(sample.media)}
+    return {**members, "txt": first, "json": encoded}
+
+
+def unpack(key: str, members: Mapping[str, bytes], split: str | None = None) -> Sample:
+    """Return the sample that `members` (extension -> content) hold, ours or any WebDataset's.
+
+    Captions come from the JSON (`captions`, else `caption`), else from the text. `split` wins over the JSON's.
+
+    Raises:
+        ValueError: the JSON cannot be parsed or is no object.
+    """
+    media = {name: data for name, data in members.items() if name not in SIDECARS}
+    text = members.get("txt", b"").decode("utf-8", errors="replace").strip()
+    captions: tuple[str, ...] = (text,) if text else ()
+    side = json.loads(members["json"]) if "json" in members else {}
+    if not isinstance(side, dict):
+        raise ValueError(f"expected an object in the JSON, got {type(side).__name__}")
+    if side.keys() >= OWN_FIELDS:
+        return Sample(
+            key,
+            media,
+            tuple(side["captions"]),
+            str(side["match_id"]),
+            split or str(side.get("split", "train")),
+            side["meta"],
+        )
+    many, one = side.get("captions"), side.get("caption")
+    if isinstance(many, list) and all(isinstance(c, str) for c in many):
+        captions = tuple(c for c in many if c.strip())
+    elif isinstance(one, str) and one.strip():
+        captions = (one.strip(),)
+    meta = {name: value for name, value in side.items() if name not in ("captions", "caption")}
+    return Sample(key, media, captions, "", split or "train", meta)
+
+
+def probe(key: str, media: Mapping[str, bytes]) -> Facts:
+    """Read size and frames from the header of the first picture among `media`; nothing is decoded.
+
+    Raises:
+        BadSampleError: the header cannot be read, or announces a picture too large to decode.
+    """
+    name = next((name for name in sorted(media) if name in PICTURES), None)
+    if name is None:
+        return Facts()
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large pictures well below the size that it refuses.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(media[name])) as picture:
+                frames = (
+                    int(getattr(picture, "n_frames", 1)) if getattr(picture, "is_animated", False) else None
+                )
+                return Facts(picture.width, picture.height, frames)
+    except Image.DecompressionBombError as error:
+        raise BadSampleError("too_large_image", key, f"{name}: {error}") from error
+    except UnidentifiedImageError as error:
+        start = media[name][:16]
+        raise BadSampleError(
+            "unreadable_image", key, f"{name}: no picture; it starts with {start!r}"
+        ) from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow's readers raise on damage
+        raise BadSampleError("unreadable_image", key, f"{name}: {error}") from error
+
+
+def media_hash(media: Mapping[str, bytes]) -> str:
+    """Return the hex SHA-256 of the media's bytes, several media one after another by extension."""
+    digest = hashlib.sha256()
+    for name in sorted(media):
+        digest.update(media[name])
+    return digest.hexdigest()
+
+
+def scalars(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of `meta` that become columns: numbers, texts and booleans at the top level."""
+    return {name: value for name, value in meta.items() if isinstance(value, bool | int | float | str)}
