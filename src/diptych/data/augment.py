@@ -1,7 +1,8 @@
 """Random changes to whole batches of pictures on their device. Legend: B batch, H x W pixels.
 
-Every random number comes from the given generator and is drawn on its device (the CPU), then moved, so that the
-result does not depend on where the pictures are.
+Every random number comes from the given generator and is drawn on its device (the CPU), then moved, so that
+the result does not depend on where the pictures are. Pictures are changed in place where they are ours: at this
+size, fresh memory costs more than arithmetic.
 """
 
 import math
@@ -34,18 +35,18 @@ def augment(
     if images.shape[1] == 3 and not _active(config):
         return images
     draw = _Draws(len(images), generator, images.device)
-    pixels = images.float() / 255
+    pixels = images.float().mul_(1 / 255)
     opacity: Tensor | None = None
     if images.shape[1] == 4:
         # Premultiplied: interpolation and background are then plain sums.
-        pixels = torch.cat([pixels[:, :3] * pixels[:, 3:], pixels[:, 3:]], 1)
+        pixels[:, :3].mul_(pixels[:, 3:])
     if config.rotation or config.zoom or config.stretch or config.translation:
         pixels = _affine(pixels, config, draw)
     if images.shape[1] == 4:
         pixels, opacity = pixels[:, :3], pixels[:, 3:]
     pixels = _colours(pixels, opacity, config, draw)
     if opacity is not None:
-        pixels = pixels + (1 - opacity) * _background(config, draw, background)
+        pixels = torch.addcmul(pixels, 1 - opacity, _background(config, draw, background))
     return _texture(pixels, config, draw)
 
 
@@ -85,13 +86,20 @@ def _affine(pixels: Tensor, config: AugmentConfig, draw: _Draws) -> Tensor:
     stretch = 1 + draw.around(config.stretch)
     # Coordinates run from -1 to 1, so a shift by the whole side is 2.
     shift = draw.around(2 * config.translation, 2)
-    rows = [
-        torch.stack([shrink * stretch * angle.cos(), -shrink * angle.sin(), shift[:, 0]], 1),
-        torch.stack([shrink * angle.sin(), shrink / stretch * angle.cos(), shift[:, 1]], 1),
-    ]
-    grid = F.affine_grid(torch.stack(rows, 1), list(pixels.shape), align_corners=False)
+    # Where to look in the old picture for each place (x, y) of the new one: x * right + y * down + shift.
+    right = torch.stack([shrink * stretch * angle.cos(), shrink * angle.sin()], 1)
+    down = torch.stack([-shrink * angle.sin(), shrink / stretch * angle.cos()], 1)
+    x, y = _centres(pixels.shape[3], draw.device), _centres(pixels.shape[2], draw.device)
+    grid = (right[:, None, None, :] * x[:, None] + shift[:, None, None, :]) + (
+        down[:, None, None, :] * y[:, None, None]
+    )
     outside = "zeros" if pixels.shape[1] == 4 else "border"
     return F.grid_sample(pixels, grid, padding_mode=outside, align_corners=False)
+
+
+def _centres(count: int, device: torch.device) -> Tensor:
+    """Return the pixel centres of one axis, [count], where the picture's edges are -1 and 1."""
+    return (torch.arange(count, device=device) + 0.5) * (2 / count) - 1
 
 
 def _colours(pixels: Tensor, opacity: Tensor | None, config: AugmentConfig, draw: _Draws) -> Tensor:
@@ -148,8 +156,8 @@ def _background(config: AugmentConfig, draw: _Draws, background: str) -> Tensor:
 def _texture(pixels: Tensor, config: AugmentConfig, draw: _Draws) -> Tensor:
     """Blur or sharpen, add noise, erase a square."""
     if config.sharpness:
-        blurred = F.avg_pool2d(pixels, 3, 1, 1, count_include_pad=False)
-        pixels = pixels + draw.around(config.sharpness, 1, 1, 1) * (pixels - blurred)
+        detail = pixels - _blur(_blur(pixels, 3), 2)
+        pixels = pixels + detail.mul_(draw.around(config.sharpness, 1, 1, 1))
     if config.noise:
         spread = draw.unit(1, 1, 1) * config.noise
         pixels = pixels + draw.normal(*pixels.shape[1:]) * spread
@@ -158,6 +166,17 @@ def _texture(pixels: Tensor, config: AugmentConfig, draw: _Draws) -> Tensor:
     if config.erase:
         pixels = pixels.masked_fill(_squares(pixels.shape[2], pixels.shape[3], config, draw), 0.5)
     return pixels
+
+
+def _blur(pixels: Tensor, axis: int) -> Tensor:
+    """Return the mean of three neighbours along an axis; the edge counts twice at the edge."""
+    last = pixels.shape[axis] - 1
+    total = pixels.clone()
+    for here, there in ((0, 1), (1, 0)):
+        total.narrow(axis, here, last).add_(pixels.narrow(axis, there, last))
+    for edge in (0, last):
+        total.narrow(axis, edge, 1).add_(pixels.narrow(axis, edge, 1))
+    return total.mul_(1 / 3)
 
 
 def _squares(height: int, width: int, config: AugmentConfig, draw: _Draws) -> Tensor:
