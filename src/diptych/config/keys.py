@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
 from diptych.config.schema import Section, section_of, variants_of
+from diptych.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,12 @@ class Key:
     def plain(self) -> str:
         """The path as recipes and arguments write it: `system.width`."""
         return ".".join(part.partition("[")[0] for part in self.path.split("."))
+
+    @property
+    def condition(self) -> str:
+        """The setting that a variant's key needs, `system.name=eve`; empty for other keys."""
+        head, bracket, rest = self.path.partition("[")
+        return f"{head}.name={rest.partition(']')[0]}" if bracket else ""
 
 
 def walk(schema: type[Section], names: Mapping[str, str] | None = None) -> Iterator[Key]:
@@ -83,6 +90,9 @@ def suggestion(schema: type[Section], key: str, names: Mapping[str, str]) -> str
     if elsewhere:  # the right name at the wrong level
         elsewhere.sort(key=lambda path: -difflib.SequenceMatcher(None, path, key).ratio())
         return f"; did you mean {' or '.join(repr(path) for path in elsewhere[:3])}?"
+    others = [found for found in walk(schema) if found.plain == key]
+    if others:
+        return f"; it goes with {' or '.join(found.condition for found in others)}"
     beside = {
         path[len(head) + 1 if head else 0 :].partition(".")[0] for path in known if path.startswith(head)
     }
@@ -90,10 +100,31 @@ def suggestion(schema: type[Section], key: str, names: Mapping[str, str]) -> str
         found = difflib.get_close_matches(key, choices, n=1, cutoff=0.7)
         if found:
             return f"; did you mean '{found[0]}'?"
-    others = [found.path for found in walk(schema) if found.plain == key]
-    if others:
-        return f"; it belongs to {' and '.join(repr(path) for path in others[:3])}"
     by_last = difflib.get_close_matches(last, {path.rpartition(".")[2] for path in known}, n=1, cutoff=0.75)
     if by_last:
         return f"; did you mean '{next(path for path in known if path.rpartition('.')[2] == by_last[0])}'?"
-    return f"; `diptych config keys{f' {head}' if head else ''}` lists the known ones"
+    within = f" {head}" if head and any(path.startswith(f"{head}.") for path in known) else ""
+    return f"; `diptych config keys{within}` lists the known ones"
+
+
+def matching(schema: type[Section], prefix: str) -> list[Key]:
+    """Return the settings at or below a dotted prefix; variants match with and without their bracket.
+
+    Raises:
+        ConfigError: nothing is there; names the nearest key.
+    """
+    every = list(walk(schema))
+    found = [key for key in every if not prefix or _below(key.path, prefix) or _below(key.plain, prefix)]
+    if not found:
+        sections = {key.plain[:cut] for key in every for cut, sign in enumerate(key.plain) if sign == "."}
+        near = difflib.get_close_matches(prefix, sections, n=1, cutoff=0.6)
+        names = {
+            key.path.partition("[")[0]: key.condition.partition("=")[2] for key in every if key.condition
+        }
+        hint = f"; did you mean '{near[0]}'?" if near else suggestion(schema, prefix, names)
+        raise ConfigError(f"{prefix}: no such key or section{hint}")
+    return found
+
+
+def _below(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith((f"{prefix}.", f"{prefix}["))

@@ -20,7 +20,7 @@ from diptych.config.keys import suggestion
 from diptych.config.plain_yaml import Dumper, Given, from_mapping, read_argument
 from diptych.config.recipes import find_recipe, read_recipe
 from diptych.config.schema import Section, Variants, section_of, variants_of
-from diptych.config.values import ValueMisfitError, fit, show
+from diptych.config.values import ValueMisfitError, fit, show, takes_mapping
 from diptych.errors import ConfigError, UsageError
 
 __all__ = ["Resolved", "dump_yaml", "find_recipe", "parse_arguments", "resolve"]
@@ -74,7 +74,7 @@ def resolve(
 
 
 def dump_yaml(config: Section) -> str:
-    """Return the values as a recipe in the order of the fields; `resolve` gives back an equal configuration."""
+    """Return the values as a recipe, in the order of the fields; `resolve` gives back an equal one."""
     text: str = yaml.dump(
         config.model_dump(mode="json"),
         Dumper=Dumper,
@@ -176,7 +176,10 @@ class _Merge:
         try:
             return fit(field, last.plain(), last.text)
         except ValueMisfitError as error:
-            self.errors.append(f"{dotted}: {error} ({_place(last.source)})")
+            if isinstance(last.value, dict) and not takes_mapping(field):
+                self._note_unknown(path, last)
+            else:
+                self.errors.append(f"{dotted}: {error} ({_place(last.source)})")
             return None
 
     def _sections(self, given: Sequence[Given], path: tuple[str, ...]) -> list[Layer]:
@@ -194,13 +197,12 @@ class _Merge:
         for layer in layers:
             for name, given in layer.items():
                 if name not in section.model_fields:
-                    for key, place in _leaves((*path, name), given):
-                        hint = suggestion(self.schema, key, self._names())
-                        self.errors.append(f"{key}: unknown key ({_place(place)}){hint}")
+                    self._note_unknown((*path, name), given)
 
-    def _names(self) -> dict[str, str]:
-        """Return the chosen variants, dotted section -> name, as far as the layers say."""
-        return _variant_names(self.schema, self.layers, ())
+    def _note_unknown(self, path: tuple[str, ...], given: Given) -> None:
+        names = _variant_names(self.schema, self.layers, ())
+        for key, source in _leaves(path, given):
+            self.errors.append(f"{key}: unknown key ({_place(source)}){suggestion(self.schema, key, names)}")
 
     def _note_invalid(self, error: ValidationError, section: type[Section], path: tuple[str, ...]) -> None:
         for item in error.errors():

@@ -4,6 +4,7 @@ Scalars follow YAML 1.2's core schema instead of PyYAML's 1.1: `3e-5` is a numbe
 booleans, dates and `1:30` are text. Anchors, aliases, tags and duplicate keys are refused.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -57,7 +58,20 @@ def _construct_int(loader: Loader, node: yaml.ScalarNode) -> int:
     return int(node.value.replace("_", ""))  # PyYAML would read 010 as octal
 
 
+def _represent_float(dumper: Dumper, value: float) -> yaml.ScalarNode:
+    text = (
+        repr(value) if math.isfinite(value) else {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}[repr(value)]
+    )
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)  # PyYAML would write 3e-05 as 3.0e-05
+
+
+def _represent_list(dumper: Dumper, value: list[Any]) -> yaml.SequenceNode:
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
+
+
 Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+Dumper.add_representer(float, _represent_float)
+Dumper.add_representer(list, _represent_list)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The surface of a configuration: its keys as text, and the differences between two configurations."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pydantic_core import PydanticUndefined
 
@@ -10,7 +10,7 @@ from diptych.config.values import to_yaml, type_name
 
 
 def surface(schema: type[Section]) -> list[str]:
-    """Return one line a setting: "train.steps: int >= 1 = 1000", with variants "system[eve].width: int = 9"."""
+    """Return one line a setting: "train.steps: int >= 1 = 1000", "system[eve].width: int = 9"."""
     return [line(key) for key in walk(schema)]
 
 
@@ -24,9 +24,13 @@ def line(key: Key) -> str:
 def diff(a: Section, b: Section) -> list[str]:
     """Return one line a difference: "optim.lr: 0.001 -> 0.0005"; a key that one side lacks is "(none)"."""
     left, right = dict(flatten(a)), dict(flatten(b))
+    keys = list(left | right)
+    order = list(dict.fromkeys(key.rpartition(".")[0] for key in keys))
+    # Keys that only the right side has stand with their section.
+    keys.sort(key=lambda key: order.index(key.rpartition(".")[0]))
     return [
         f"{key}: {left.get(key, '(none)')} -> {right.get(key, '(none)')}"
-        for key in [*left, *(key for key in right if key not in left)]
+        for key in keys
         if left.get(key) != right.get(key)
     ]
 
@@ -38,3 +42,23 @@ def flatten(config: Section, path: tuple[str, ...] = ()) -> Iterator[tuple[str, 
             yield from flatten(value, (*path, name))
         else:
             yield ".".join((*path, name)), to_yaml(value)
+
+
+def outline(values: Mapping[str, str], notes: Mapping[str, str]) -> list[str]:
+    """Return values as the lines of an indented YAML text, with notes behind them as aligned comments.
+
+    Args:
+        values: dotted key -> value as one line of YAML, in the order of the fields.
+        notes: dotted key -> comment; keys without one get none.
+    """
+    lines: list[tuple[str, str]] = []
+    above: list[str] = []
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        shared = next((i for i, (a, b) in enumerate(zip(above, sections, strict=False)) if a != b), None)
+        start = min(len(above), len(sections)) if shared is None else shared
+        lines += [(f"{'  ' * depth}{sections[depth]}:", "") for depth in range(start, len(sections))]
+        lines.append((f"{'  ' * len(sections)}{name}: {value}", notes.get(key, "")))
+        above = sections
+    width = max((len(text) for text, note in lines if note), default=0)
+    return [f"{text:<{width}}  # {note}" if note else text for text, note in lines]

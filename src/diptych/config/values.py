@@ -67,7 +67,8 @@ def fit(field: FieldInfo, value: object, text: str | None = None) -> Any:
         and not (value is None and text.strip() and type(None) in options)
     ):
         value = text
-    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, *field.metadata])  # type: ignore[arg-type]
+    # The None stands for "no limits": a type without any mark cannot be annotated.
+    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, None, *field.metadata])  # type: ignore[arg-type]
     try:
         # JSON's strict rules are YAML's types: lists become tuples, whole numbers pass as floats, and neither
         # '5' nor true passes as a number.
@@ -92,6 +93,16 @@ def to_yaml(value: object) -> str:
     plain = to_jsonable_python(value, inf_nan_mode="constants")
     text: str = yaml.dump(plain, Dumper=Dumper, default_flow_style=True, width=10**6, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")
+
+
+def takes_mapping(field: FieldInfo) -> bool:
+    """Return whether the value of a field may be a mapping, so that keys below it are part of the value."""
+    return any(_is_mapping(option) for option in _options(field.annotation))
+
+
+def _is_mapping(annotation: Any) -> bool:
+    origin = get_origin(annotation) or annotation
+    return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
 def _is_text(options: list[Any]) -> bool:
@@ -129,10 +140,10 @@ def _name(annotation: Any, style: int) -> str:
         return (" | ", " or ")[style].join(_name(part, style) for part in parts)
     if origin in (tuple, list, set, frozenset):
         if Ellipsis in parts or origin is not tuple:
-            return f"list of {_name(parts[0], 0)}"
+            return f"{('', 'a ')[style]}list of {_name(parts[0], 0)}"
         return f"[{', '.join(_name(part, 0) for part in parts)}]"
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return f"mapping of {_name(parts[0], 0)} to {_name(parts[1], 0)}"
+    if _is_mapping(annotation):
+        return f"{('', 'a ')[style]}mapping of {_name(parts[0], 0)} to {_name(parts[1], 0)}"
     return getattr(annotation, "__name__", str(annotation)).lower()
 
 
