@@ -16,6 +16,8 @@ Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
 
 RECALLS = (1, 5, 10)
+SORTED_AT_ONCE = 2**24
+"""Scores sorted at once: the sort's own memory stays at some 200 MB."""
 NOT_RANKED = -100.0
 """What the published code puts where a pair was not scored again."""
 
@@ -69,7 +71,7 @@ def _rank(row: Floats, answers: Ints) -> int:
 
 def top_candidates(scores: Floats, k: int) -> Ints:
     """Return the k best of each query, best first, [Q, min(k, C)]; equal scores in the order of the index."""
-    rows = max(1, 2**24 // max(1, scores.shape[1]))  # the sort's own memory stays at some 100 MB
+    rows = max(1, SORTED_AT_ONCE // scores.shape[1])
     best = np.empty((len(scores), min(k, scores.shape[1])), dtype=np.int64)
     for start in range(0, len(scores), rows):
         order = np.argsort(-scores[start : start + rows], axis=1, kind="stable")

@@ -59,6 +59,8 @@ class EvalData:
     split: str
     size: int
     batches: Callable[[], Iterator[Batch]]
+    max_tokens: int = 0
+    """Tokens that texts are cut to, as in training; 0: the model's limit."""
 
 
 class Task(nn.Module, ABC):

@@ -1,4 +1,4 @@
-"""Tasks: downstream ones here, pre-training tasks with their system. Adding one: its file and one line here."""
+"""Tasks: downstream ones here, pre-training tasks with their system. To add one: its file, one line here."""
 
 TASKS: dict[str, str] = {
     "eve_pretrain": "diptych.systems.eve.pretrain:EvePretrainTask",

@@ -1,7 +1,7 @@
 """Evaluation of retrieval: encode a split once, rank by similarity, score the best candidates again.
 
-Legend: N pictures, M texts, P image tokens, L text tokens, D width, k candidates a query. Nothing is larger than
-the N x M matrix of similarities: features, candidates and their scores are linear in N and M.
+Legend: N pictures, M texts, P image tokens, L text tokens, D width, k candidates a query. Nothing is larger
+than the N x M matrix of similarities: features, candidates and their scores are linear in N and M.
 """
 
 import time
@@ -166,7 +166,10 @@ def collect_texts(task: "RetrievalTask", pictures: Pictures, data: EvalData) -> 
     for j, images in enumerate(right_images):
         for i in images:
             right_texts[i].append(j)
-    ids, mask = task.tokenizer.encode(texts, task.model.text_spec.max_tokens)
+    ids, mask = task.tokenizer.encode(texts, data.max_tokens or task.model.text_spec.max_tokens)
+    if task.config.rerank_batching == "pairs":  # the published batching is kept to the padding
+        longest = int(mask.sum(1).max())
+        ids, mask = ids[:, :longest], mask[:, :longest]
     return Texts(texts, _arrays(right_images), _arrays(right_texts), ids, mask)
 
 

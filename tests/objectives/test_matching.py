@@ -1,0 +1,114 @@
+"""Matching objective: drawn negatives, passes and loss."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diptych.objectives.matching import (
+    IGNORED,
+    MatchingHead,
+    Negatives,
+    draw_negatives,
+    itm_accuracy,
+    itm_loss,
+    matching_passes,
+    sample_negatives,
+)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ids=st.lists(st.integers(0, 3), min_size=1, max_size=7),
+    seed=st.integers(0, 1000),
+    scale=st.sampled_from([0.0, 1.0, 1000.0]),
+    floor=st.sampled_from([0.0, 1e-5]),
+)
+def test_negatives_never_share_an_id_unless_the_whole_batch_does(
+    ids: list[int], seed: int, scale: float, floor: float
+) -> None:
+    match_ids = torch.tensor(ids)
+    # The right answers are by far the likeliest: only masking keeps them out.
+    logits = scale * (torch.randn(len(ids), len(ids), generator=generator(seed)) + 10 * torch.eye(len(ids)))
+    drawn = sample_negatives(logits, match_ids, generator(seed), floor=floor)
+    alone = len(set(ids)) == 1
+    for chosen, valid in ((drawn.image, drawn.image_valid), (drawn.text, drawn.text_valid)):
+        assert valid.tolist() == [not alone] * len(ids)
+        assert ((chosen >= 0) & (chosen < len(ids))).all()
+        if not alone:
+            assert (match_ids[chosen] != match_ids).all()
+
+
+def test_similar_candidates_are_drawn_more_often() -> None:
+    # Text 0: pictures 1 and 2 are wrong with logits log 3 and 0, so 3 draws of 4 are picture 1.
+    logits = torch.zeros(3, 3)
+    logits[1, 0] = math.log(3)
+    rng = generator()
+    texts = torch.zeros(4000, dtype=torch.long)
+    drawn = draw_negatives(logits, torch.eye(3).bool(), rng, texts=texts, images=torch.tensor([0]))
+    count = int((drawn.image == 1).sum())
+    assert set(drawn.image.tolist()) == {1, 2}
+    assert count / 4000 == pytest.approx(0.75, abs=0.03)
+
+
+def test_floor_makes_a_solved_batch_uniform_and_zero_keeps_it_hard() -> None:
+    # The own text has all the probability; among the wrong ones, text 1 is e^10 times likelier than 2.
+    logits = torch.tensor([[100.0, 20.0, 10.0]] * 3)
+    many = torch.zeros(2000, dtype=torch.long)
+    options = {"images": many, "texts": torch.tensor([0])}
+    uniform = draw_negatives(logits, torch.eye(3).bool(), generator(), **options)
+    hard = draw_negatives(logits, torch.eye(3).bool(), generator(), floor=0.0, **options)
+    assert (uniform.text == 1).float().mean().item() == pytest.approx(0.5, abs=0.04)
+    assert (hard.text == 1).float().mean().item() > 0.99
+
+
+def test_directions_are_not_swapped() -> None:
+    # 2 pictures, 3 texts; only one wrong candidate is possible for every query.
+    matching = torch.tensor([[True, True, False], [True, False, True]])
+    texts = torch.tensor([1, 2])
+    drawn = draw_negatives(torch.zeros(2, 3), matching, generator(), texts=texts)
+    assert drawn.text.tolist() == [2, 1]  # for pictures 0 and 1
+    assert drawn.image.tolist() == [1, 0]  # for texts 1 and 2
+    everything = draw_negatives(torch.zeros(2, 3), matching, generator())
+    assert everything.image_valid.tolist() == [False, True, True]  # both pictures match text 0
+
+
+def test_same_generator_same_draw() -> None:
+    logits = torch.randn(16, 16, generator=generator(3))
+    first, again = (sample_negatives(logits, torch.arange(16), generator(5)) for _ in range(2))
+    assert torch.equal(first.image, again.image)
+    assert torch.equal(first.text, again.text)
+
+
+def test_three_passes() -> None:
+    negatives = Negatives(
+        torch.tensor([4, 5]), torch.tensor([6, 7]), torch.tensor([True, False]), torch.tensor([True, True])
+    )
+    passes = matching_passes(torch.tensor([0, 1]), torch.tensor([2, 3]), negatives)
+    assert [(p.images.tolist(), p.texts.tolist(), p.labels.tolist()) for p in passes] == [
+        ([0, 1], [2, 3], [1, 1]),
+        ([4, 5], [2, 3], [0, IGNORED]),
+        ([0, 1], [6, 7], [0, 0]),
+    ]
+
+
+def test_loss_is_the_mean_over_counted_pairs() -> None:
+    logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0], [5.0, -5.0]])
+    labels = torch.tensor([1, 0, IGNORED])
+    # -log 1/2 and -log 3/4
+    assert itm_loss(logits, labels).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2, rel=1e-6)
+    assert itm_accuracy(logits, labels).item() == 0.5  # a tie counts as class 0, wrong here
+    assert itm_loss(logits, torch.full((3,), IGNORED)).item() == 0
+
+
+def test_head() -> None:
+    head = MatchingHead(4)
+    assert head(torch.randn(3, 4)).shape == (3, 2)
+    assert set(head.state_dict()) == {"classifier.weight", "classifier.bias"}
+    assert head.classifier.bias.tolist() == [0, 0]
