@@ -106,7 +106,9 @@ class Average:
     def update(self, step: int) -> None:
         """Move towards the current weights after the step with number `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.tensors.values()), [p.detach() for p in self._live.values()], 1 - decay)
+        torch._foreach_lerp_(
+            list(self.tensors.values()), [p.detach() for p in self._live.values()], 1 - decay
+        )
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back the averages of a checkpoint."""

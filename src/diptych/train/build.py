@@ -1,0 +1,165 @@
+"""From a configuration to the objects of a run; every mismatch between sections is found before data is read."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diptych.config.layers import resolve
+from diptych.data.config import TextConfig
+from diptych.data.index import Selection
+from diptych.data.text import Tokenizer, clean
+from diptych.errors import CheckpointError, ConfigError, DataError
+from diptych.resolve import look_up
+from diptych.systems import SYSTEMS
+from diptych.systems.protocol import System, SystemConfig, VisionLanguageModel
+from diptych.systems.task import Task
+from diptych.tasks import TASKS
+from diptych.train.config import RunConfig
+from diptych.train.export import FACTS, Weights, find_weights, read_facts, read_weights
+
+TOKENIZER_TEXTS = 200_000
+"""Samples whose captions train a tokenizer; a larger selection is thinned out evenly."""
+
+
+def check_config(config: RunConfig) -> None:
+    """Check that system, task and data fit each other, on a model without memory.
+
+    Raises:
+        ConfigError: a task that the system does not support or whose needs it lacks; a size or length that data and
+            system disagree about. The message names both keys.
+    """
+    system: System = look_up(SYSTEMS, config.system.name, "system")
+    task: type[Task] = look_up(TASKS, config.task.name, "task")
+    if config.task.name not in system.supports:
+        known = ", ".join(sorted(system.supports))
+        raise ConfigError(
+            f"task.name = {config.task.name} is nothing that system.name = {config.system.name} can do (it does: {known})"
+        )
+    with torch.device("meta"):
+        model = system.build(config.system)
+    lacking = task.needs(config.task) - model.capabilities
+    if lacking:
+        raise ConfigError(
+            f"task.name = {config.task.name} needs {', '.join(sorted(lacking))}, which system.name = "
+            f"{config.system.name} does not offer (it offers: {', '.join(sorted(model.capabilities))})"
+        )
+    if "images" in task.batch_fields:
+        _check_image(config, model)
+    if "text_ids" in task.batch_fields:
+        _check_text(config, model)
+
+
+def build_model(config: SystemConfig) -> VisionLanguageModel:
+    """Build a system's model with fresh weights of torch's global generator."""
+    system: System = look_up(SYSTEMS, config.name, "system")
+    return system.build(config)
+
+
+def build_task(config: RunConfig, tokenizer: Tokenizer) -> Task:
+    """Build model and heads with fresh weights that depend on `config.seed` only.
+
+    Raises:
+        ConfigError: the tokenizer has more tokens than the system's word table.
+    """
+    torch.manual_seed(config.seed)
+    model = build_model(config.system)
+    if tokenizer.vocab_size > model.text_spec.vocab_size:
+        raise ConfigError(
+            f"the tokenizer (data.text.tokenizer = {config.data.text.tokenizer}) has {tokenizer.vocab_size} tokens, "
+            f"but {_key(config.system, 'vocab_size')} = {model.text_spec.vocab_size}; raise the latter to at least "
+            f"{tokenizer.vocab_size}"
+        )
+    task: Task = look_up(TASKS, config.task.name, "task")(model, config.task, tokenizer)
+    return task
+
+
+def load_task(path: str | Path) -> tuple[RunConfig, Task]:
+    """Load a trained task in eval mode from a run directory (its export, else its newest checkpoint) or an export.
+
+    Raises:
+        CheckpointError: no weights there, a damaged file, or weights that do not fit their own configuration.
+    """
+    weights = read_weights(find_weights(path))
+    config = _config_of(weights.folder)
+    if weights.tokenizer is None:
+        raise CheckpointError(
+            f"{weights.folder}: the tokenizer is missing (looked for tokenizer/tokenizer.json)"
+        )
+    task = build_task(config, Tokenizer.from_file(weights.tokenizer))
+    found = task.load_state_dict(weights.state, strict=False)
+    if found.missing_keys or found.unexpected_keys:
+        raise CheckpointError(
+            f"{weights.folder}: the weights do not fit their configuration (missing: {found.missing_keys}; "
+            f"unexpected: {found.unexpected_keys})"
+        )
+    return config, task.eval()
+
+
+def make_tokenizer(config: RunConfig, selection: Selection, init: Weights | None) -> tuple[Tokenizer, str]:
+    """Return the tokenizer of a new run and a sentence about where it comes from.
+
+    Raises:
+        DataError: the file is missing or no tokenizer; or there are no captions to train one on.
+    """
+    text = config.data.text
+    if text.tokenizer != "auto":
+        return Tokenizer.from_file(text.tokenizer), f"tokenizer: {text.tokenizer}"
+    if init is not None and init.tokenizer is not None:
+        return Tokenizer.from_file(init.tokenizer), f"tokenizer: {init.tokenizer}"
+    tokenizer = Tokenizer.train(_captions(selection, text), text.vocab_size)
+    return tokenizer, f"tokenizer: {tokenizer.vocab_size} tokens, trained on the captions of the selection"
+
+
+def _captions(selection: Selection, config: TextConfig) -> Iterator[str]:
+    stride = max(1, -(-len(selection) // TOKENIZER_TEXTS))
+    for i in range(0, len(selection), stride):
+        try:
+            captions = selection.read(i).captions
+        except DataError:
+            continue  # the loader meets it again and counts it by cause
+        for caption in captions:
+            try:
+                yield clean(caption, config.clean, config.max_words)
+            except DataError:
+                continue  # nothing is left of it
+
+
+def _config_of(folder: Path) -> RunConfig:
+    """Return the configuration of an export or checkpoint."""
+    if not (folder / FACTS).exists():
+        return resolve(RunConfig, folder.parents[1] / "config.yaml").config
+    facts = read_facts(folder)
+    missing = [key for key in ("system", "task") if not facts.get(key)]
+    if missing:
+        raise CheckpointError(
+            f"{folder / FACTS}: holds no {' and no '.join(missing)} section, so it cannot be used as it is; train a "
+            f"task from it with init_from.path={folder}"
+        )
+    known = {key: value for key, value in facts.items() if key in RunConfig.model_fields}
+    return resolve(RunConfig, known).config
+
+
+def _check_image(config: RunConfig, model: VisionLanguageModel) -> None:
+    ours, theirs = config.data.image.size, model.image_spec.size
+    if ours != theirs:
+        raise ConfigError(
+            f"data.image.size = {ours}, but {_key(config.system, 'image_size')} = {theirs}; set both to the same side"
+        )
+
+
+def _check_text(config: RunConfig, model: VisionLanguageModel) -> None:
+    ours, theirs = config.data.text.max_tokens, model.text_spec.max_tokens
+    if ours > theirs:
+        raise ConfigError(
+            f"data.text.max_tokens = {ours} is more than the system reads: "
+            f"{_key(config.system, 'max_text_tokens')} = {theirs}; lower the former or raise the latter"
+        )
+
+
+def _key(config: Any, field: str) -> str:
+    """Return the dotted key of a system's setting, or a description where it is called otherwise."""
+    if field in type(config).model_fields:
+        return f"system.{field}"
+    return f"system.name = {config.name}, {field.replace('_', ' ')}"

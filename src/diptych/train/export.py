@@ -1,0 +1,161 @@
+"""Exports: a folder with what it takes to use a model, and where weights are found.
+
+```
+export/model.safetensors   weights of the task: the system's under `model.`, heads under their own names
+       model.yaml          step, system, task, and the data settings that the model expects
+       tokenizer/tokenizer.json
+```
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+import diptych
+from diptych.config.schema import Section
+from diptych.data.text import Tokenizer
+from diptych.errors import CheckpointError
+from diptych.resolve import nearest
+from diptych.train.checkpoint import Checkpoints, Snapshot
+from diptych.train.config import RunConfig
+from diptych.train.files import sync_folder, sync_tree
+
+WEIGHTS, FACTS = "model.safetensors", "model.yaml"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of a task, and where they came from."""
+
+    state: dict[str, Tensor]
+    step: int
+    folder: Path
+    """The export or checkpoint."""
+    tokenizer: Path | None
+    """Its tokenizer.json, if there is one."""
+
+
+def exported_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the part of a run's configuration that a user of the model needs, as nested values."""
+    keep: dict[str, Any] = {"data": {"image", "text", "path"}, "system": True, "task": True, "evaluate": True}
+    keep |= {"name": True, "seed": True}
+    values: dict[str, Any] = config.model_dump(mode="json")
+    return {
+        key: {k: v for k, v in values[key].items() if k in part} if isinstance(part, set) else values[key]
+        for key, part in keep.items()
+    }
+
+
+def write_export(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    tokenizer: Tokenizer | None,
+    settings: Mapping[str, Any] | Section,
+    step: int = 0,
+) -> Path:
+    """Write an export aside and rename it into place; one that is there already is replaced.
+
+    Args:
+        folder: the export to be.
+        state: parameter name -> tensor of any device.
+        tokenizer: stored beside the weights; None where it is not known (converted checkpoints).
+        settings: sections of `RunConfig`, at least `system`.
+        step: steps that the weights were trained for.
+    """
+    values = settings.model_dump(mode="json") if isinstance(settings, Section) else dict(settings)
+    facts = {"diptych": diptych.__version__, "step": step, **values}
+    aside = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        # Copies, because tied weights share memory and safetensors refuses to guess which of them owns it.
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+        (aside / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
+        if tokenizer is not None:
+            tokenizer.save(aside / "tokenizer")
+        text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
+        (aside / FACTS).write_text(text, encoding="utf-8")
+        sync_tree(aside)
+        if folder.exists():
+            shutil.rmtree(folder)
+        aside.replace(folder)
+        sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Return the content of an export's model.yaml.
+
+    Raises:
+        CheckpointError: missing or unreadable.
+    """
+    path = folder / FACTS
+    try:
+        facts = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); export the model again") from error
+    if not isinstance(facts, dict) or "system" not in facts:
+        raise CheckpointError(f"{path}: expected the settings of a model with a section `system`")
+    return facts
+
+
+def find_weights(path: str | Path, key: str = "path") -> Path:
+    """Return the export or checkpoint that `path` means: itself, or the one in a run directory (export first).
+
+    Raises:
+        CheckpointError: nothing there; the message names what was looked for, and similar names.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        siblings = [p.name for p in root.parent.iterdir() if p.is_dir()] if root.parent.is_dir() else []
+        raise CheckpointError(
+            f"{key} = {root}: no such directory; expected a run directory or an export{nearest(root.name, siblings)}"
+        )
+    for candidate in (root, root / "export"):
+        if (candidate / WEIGHTS).exists() and (candidate / FACTS).exists():
+            return candidate
+    if (root / "COMPLETE").exists():
+        return root
+    newest = Checkpoints(root / "checkpoints").newest()
+    if newest is not None:
+        return newest
+    raise CheckpointError(
+        f"{key} = {root}: no weights there; looked for {WEIGHTS} with {FACTS}, for export/{WEIGHTS}, and for a "
+        f"complete checkpoint in checkpoints/"
+    )
+
+
+def read_weights(folder: Path) -> Weights:
+    """Read what `find_weights` returned; of a checkpoint with averaged weights, the averages.
+
+    Raises:
+        CheckpointError: a damaged file.
+    """
+    if (folder / FACTS).exists():
+        try:
+            state = load_file(folder / WEIGHTS)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{folder / WEIGHTS}: damaged ({error}); export the model again") from error
+        step = int(read_facts(folder).get("step", 0))
+        return Weights(state, step, folder, _existing(folder / "tokenizer" / "tokenizer.json"))
+    snapshot = Checkpoints(folder.parent).load(folder)
+    tokenizer = _existing(folder.parents[1] / "tokenizer" / "tokenizer.json")
+    return Weights(averaged(snapshot), snapshot.step, folder, tokenizer)
+
+
+def averaged(snapshot: Snapshot) -> dict[str, Tensor]:
+    """Return the weights to use of a checkpoint: averages where there are some, the others as they are."""
+    return {**snapshot.part("task"), **snapshot.part("ema")}
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.exists() else None

@@ -1,0 +1,70 @@
+"""Writing files so that a kill at any moment leaves either the old content or the new."""
+
+import errno
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
+"""Operating system errors that mean "no room": disk full, file size limit, quota."""
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a file aside, sync it, and rename it into place."""
+    aside = path.with_name(f".{path.name}.tmp")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object by `write_text`."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> dict[str, int]:
+    """Sync every file and folder below `folder`; return relative path -> size in bytes of the files."""
+    sizes = {}
+    for path in sorted(folder.rglob("*")):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        if path.is_file():
+            sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
+    sync_folder(folder)
+    return sizes
+
+
+def out_of_room(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, says that the disk is full or a size limit is reached."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, OSError) and current.errno in FULL:
+            return True
+        waiting += [current.__cause__, current.__context__]
+        # torch.distributed.checkpoint keeps what went wrong on each rank beside the exception it raises.
+        failures = getattr(current, "failures", None)
+        if isinstance(failures, dict):
+            waiting += [failure[0] for failure in failures.values()]
+    return False

@@ -1,0 +1,189 @@
+"""The directory of a run: what makes it the same run, what it records, and what a resume cuts off.
+
+```
+config.yaml provenance.json environment.json log.txt metrics.jsonl tensorboard/ tokenizer/tokenizer.json
+checkpoints/ export/ eval/
+```
+"""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import diptych
+from diptych.config.layers import Resolved, dump_yaml, resolve
+from diptych.config.surface import diff
+from diptych.errors import ConfigError, RunError
+from diptych.train.config import RunConfig
+from diptych.train.files import write_json, write_text
+
+FREE_KEYS = (
+    "name",
+    "data.path",  # a dataset may move; the fingerprint in loader.json says whether it is the same
+    "data.loader.workers",
+    "data.loader.cache_mb",
+    "data.loader.on_error",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.log_every",
+    "train.threads",
+    "train.device",
+    "evaluate.",
+)
+"""Settings that may change while a run goes on: they do not enter the mathematics of its steps. Another number of
+threads or another device may round differently in the last bits."""
+
+
+class RunDirectory:
+    """A run directory that belongs to one configuration."""
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self.path = path
+        self.config = config
+
+    @classmethod
+    @contextmanager
+    def opened(cls, path: Path, resolved: Resolved[RunConfig], *, resume: bool) -> Iterator["RunDirectory"]:
+        """Create the directory, or go on with it; locked against a second process while the context lasts.
+
+        Raises:
+            RunError: it holds a run of another recipe (the message lists the differing keys), something that is no
+                run, or a run that another process is training; or it exists and `resume` is off.
+        """
+        path.mkdir(parents=True, exist_ok=True)
+        with _lock(path):
+            _check(path, resolved.config, resume)
+            write_text(path / "config.yaml", dump_yaml(resolved.config))
+            write_json(path / "provenance.json", dict(resolved.sources))
+            yield cls(path, resolved.config)
+
+    @property
+    def export(self) -> Path:
+        """Where the finished model lies."""
+        return self.path / "export"
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has ended and the model is exported."""
+        return (self.export / "model.yaml").exists()
+
+    def record_environment(self, step: int) -> None:
+        """Note the machine and the versions in environment.json: of the start, and of each resume."""
+        path = self.path / "environment.json"
+        now = environment()
+        if step == 0 or not path.exists():
+            write_json(path, {**now, "resumes": []})
+            return
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        changed = {key: value for key, value in now.items() if earlier.get(key) != value}
+        earlier.setdefault("resumes", []).append({"step": step, "changed": changed})
+        write_json(path, earlier)
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop the rows of metrics.jsonl after `step`, which will be written again."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue  # a line that a kill cut short
+        write_text(path, "".join(kept))
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, machine and threads as environment.json holds them."""
+    packages = ("torch", "numpy", "tokenizers", "safetensors", "pillow", "pyarrow", "duckdb", "pydantic")
+    return {
+        "diptych": diptych.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "packages": {name: version(name) for name in packages},
+        "cpu": _cpu_model(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+    }
+
+
+def free(key: str) -> bool:
+    """Whether a dotted key may change while a run goes on."""
+    return any(key.startswith(name) if name.endswith(".") else key == name for name in FREE_KEYS)
+
+
+def _check(path: Path, config: RunConfig, resume: bool) -> None:
+    recorded = path / "config.yaml"
+    if not recorded.exists():
+        others = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
+        if others:
+            raise RunError(
+                f"{path}: exists and holds no run ({', '.join(others[:5])}; config.yaml is missing); choose another "
+                f"directory with name=... or --run-dir, or empty this one"
+            )
+        return
+    if not resume:
+        raise RunError(f"{path}: holds a run already; choose another name=..., or delete the directory")
+    try:
+        before = resolve(RunConfig, recorded).config
+    except ConfigError as error:
+        raise RunError(
+            f"{path}: holds a run whose config.yaml this version of Diptych cannot read ({error}); "
+            f"choose another name=..., or delete the directory"
+        ) from error
+    changes = [line for line in diff(before, config) if not free(line.partition(": ")[0])]
+    if changes:
+        raise RunError(
+            f"{path}: holds a run of another recipe (there -> now): {'; '.join(changes)}. Choose another name=... or "
+            f"--run-dir for a new run, delete the directory to start over, or give the settings of "
+            f"{recorded} to go on with it"
+        )
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold a lock that the kernel lets go when the process ends, however it ends."""
+    with (path / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"{path}: another process is training in this directory; wait for it, stop it, or choose another "
+                f"name=..."
+            ) from None
+        yield
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _commit() -> str | None:
+    """Return the commit of the source tree that diptych runs from, if it is one."""
+    root = Path(diptych.__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
