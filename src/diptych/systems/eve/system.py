@@ -1,0 +1,60 @@
+"""EVE as the table of systems knows it."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from diptych.blocks.router import RouterConfig
+from diptych.blocks.stem import ConvStemConfig
+from diptych.errors import UsageError
+from diptych.systems.eve.config import EveConfig
+from diptych.systems.eve.convert import from_published, to_published
+from diptych.systems.eve.model import EveModel
+from diptych.systems.protocol import SystemConfig, VisionLanguageModel
+
+
+class EveSystem:
+    """Builds EVE and converts its weights."""
+
+    name = "eve"
+    config_class: type[SystemConfig] = EveConfig
+    supports = frozenset({"eve_pretrain", "retrieval"})
+
+    def build(self, config: SystemConfig) -> VisionLanguageModel:
+        """Build the model with fresh weights (drawn from torch's global generator)."""
+        if not isinstance(config, EveConfig):
+            raise UsageError(f"system eve: expected an EveConfig, got {type(config).__name__}")
+        return EveModel(config)
+
+    def toy_config(self) -> EveConfig:
+        """Return a model of 4 image tokens, two layers and three experts."""
+        return EveConfig(
+            image_size=16,
+            stem="conv",
+            conv=ConvStemConfig(channels=(8, 16, 16), strides=(2, 2, 2), blocks=(0, 0, 0)),
+            class_mean=True,
+            width=32,
+            layers=2,
+            heads=4,
+            hidden=48,
+            vocab_size=120,
+            max_text_tokens=16,
+            pair_text_tokens=16,
+            drop_path=0.0,
+            text_dropout=0.0,
+            init="fan_in",
+            moe_layers=(1,),
+            experts=3,
+            router=RouterConfig(),
+        )
+
+    def state_to_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Turn a task's weights (`model.*` and heads) into the published keys."""
+        return to_published(state)
+
+    def state_from_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Turn a published checkpoint's weights into ours; heads by the rule `best`."""
+        return from_published(state).state
+
+
+SYSTEM = EveSystem()
