@@ -1,0 +1,366 @@
+"""The only training loop. It knows the task contract and nothing of any system, task or dataset."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import diptych
+from diptych.config.layers import Resolved
+from diptych.data.augment import augment
+from diptych.data.batch import Batch
+from diptych.data.index import Selection, ShardDataset
+from diptych.data.loader import Loader
+from diptych.data.text import Tokenizer
+from diptych.errors import DataError, DiptychError, RunError
+from diptych.systems.task import Loss, StepContext, Task
+from diptych.train.build import build_task, check_config, make_tokenizer
+from diptych.train.checkpoint import Checkpoints, Snapshot
+from diptych.train.clock import CpuClock
+from diptych.train.config import RunConfig
+from diptych.train.export import (
+    Weights,
+    averaged,
+    exported_settings,
+    find_weights,
+    read_facts,
+    read_weights,
+    write_export,
+)
+from diptych.train.figures import Figures
+from diptych.train.files import out_of_room
+from diptych.train.init import fill
+from diptych.train.log import RunLog, duration
+from diptych.train.optim import (
+    Average,
+    build_optimizer,
+    optimizer_tensors,
+    restore_optimizer,
+    set_lr,
+    total_norm,
+)
+from diptych.train.precision import autocast, choose_device, computing, derived_seed
+from diptych.train.rundir import RunDirectory
+from diptych.train.schedule import Extent, lr_factor
+from diptych.train.signals import Signals, StoppedError
+
+KEYS_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended."""
+
+    run_dir: Path
+    export: Path
+    step: int
+    """Steps of the whole run."""
+    trained: bool
+    """False: the run was finished before, and nothing was done."""
+
+
+def train(
+    resolved: Resolved[RunConfig], run_dir: str | Path, *, resume: bool = True, progress: bool = True
+) -> RunResult:
+    """Create the run directory, or go on with the run in it, until training has ended and the model is exported.
+
+    Args:
+        resolved: the configuration with its sources (`resolve_run`).
+        run_dir: the run directory. One that holds the same recipe is continued from its newest checkpoint.
+        resume: False refuses a directory that holds a run already.
+        progress: show a bar (on a terminal) or lines on stderr.
+
+    Raises:
+        ConfigError: sections that do not fit each other; nothing was started.
+        RunError: the directory holds another run; a loss or gradient that is not finite; a full disk. `StoppedError`
+            after SIGINT or SIGTERM.
+        CheckpointError: a checkpoint that cannot be written or read, weights that do not fit.
+        DataError: a dataset or sample that cannot be read.
+    """
+    config, path = resolved.config, Path(run_dir)
+    device = choose_device(config.train.device)
+    check_config(config)
+    dataset = _dataset(config)
+    try:
+        with RunDirectory.opened(path, resolved, resume=resume) as run, RunLog(path, show=progress) as log:
+            if run.finished:
+                step = int(read_facts(run.export).get("step", 0))
+                log.say(
+                    f"{path}: finished at step {step}; nothing to do (delete the directory to train again)"
+                )
+                return RunResult(path, run.export, step, trained=False)
+            try:
+                with computing(device, config.train.threads), Signals() as signals:
+                    return _Trainer(run, log, signals, dataset, device).run()
+            except DiptychError as error:
+                log.record(f"stopped: {error}")
+                raise
+    except OSError as error:
+        if not out_of_room(error):
+            raise
+        raise RunError(
+            f"{path}: the disk is full or a file size limit is reached ({error}); finished checkpoints are intact; "
+            f"make room and give the same command again to go on"
+        ) from error
+
+
+def _dataset(config: RunConfig) -> ShardDataset:
+    if not config.data.path:
+        raise RunError("data.path: no dataset is given; set it to a folder that `diptych data prepare` made")
+    return ShardDataset.open(config.data.path)
+
+
+class _Trainer:
+    """The state of a run in memory, and the loop that moves it on."""
+
+    def __init__(
+        self, run: RunDirectory, log: RunLog, signals: Signals, dataset: ShardDataset, device: torch.device
+    ) -> None:
+        self.run_dir, self.log, self.signals, self.device = run, log, signals, device
+        self.config = config = run.config
+        self.extent = Extent.of(config.train)
+        self.checkpoints = Checkpoints(run.path / "checkpoints")
+        for note in self.checkpoints.tidy():
+            log.say(note)
+        newest = self.checkpoints.newest()
+        snapshot = self.checkpoints.load(newest) if newest else None
+        self.clock = CpuClock(snapshot.trainer["cpu_seconds"] if snapshot else 0.0)
+        selection = dataset.select(config.data.split, config.data.where)
+        init = _initial_weights(config) if snapshot is None else None
+        self.tokenizer = self._tokenizer(selection, init)
+        self.task, self.fresh = self._task(init, snapshot)
+        self.optimizer = build_optimizer(self.task, config.optim, self.fresh)
+        self.average = Average(self.task, config.train.ema) if config.train.ema else None
+        self.loader = Loader(selection, config.data, self.tokenizer, seed=config.seed)
+        self.step = 0
+        if snapshot is not None:
+            self._restore(snapshot)
+        run.cut_metrics(self.step)
+        run.record_environment(self.step)
+        self.figures = Figures()
+        self._announce(selection, newest)
+
+    # Setting up
+
+    def _tokenizer(self, selection: Selection, init: Weights | None) -> Tokenizer:
+        folder = self.run_dir.path / "tokenizer"
+        if (self.run_dir.path / "checkpoints").exists():
+            return Tokenizer.from_file(folder)
+        tokenizer, origin = make_tokenizer(self.config, selection, init)
+        tokenizer.save(folder)
+        self.log.say(origin)
+        return tokenizer
+
+    def _task(self, init: Weights | None, snapshot: Snapshot | None) -> tuple[Task, list[str]]:
+        task = build_task(self.config, self.tokenizer)
+        fresh: list[str] = []
+        if snapshot is not None:
+            fresh = snapshot.trainer["fresh"]
+            task.load_state_dict(snapshot.part("task"))
+        elif init is not None:
+            filled = fill(task, init, self.config.init_from)
+            fresh = filled.fresh
+            for sentence in filled.report:
+                self.log.say(sentence)
+        return task.to(self.device).train(), fresh
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        self.step = snapshot.step
+        restore_optimizer(self.optimizer, snapshot.part("optim"))
+        if self.average is not None:
+            self.average.restore(snapshot.part("ema"))
+        self.loader.load_state_dict(snapshot.loader)
+
+    def _announce(self, selection: Selection, newest: Path | None) -> None:
+        count = sum(p.numel() for p in self.task.parameters())
+        extent = (
+            f"{self.extent.cpu_seconds:g} CPU seconds"
+            if self.extent.steps is None
+            else f"{self.extent.steps} steps"
+        )
+        self.log.say(
+            f"{self.run_dir.path}: {self.config.task.name} with {self.config.system.name} ({count:,} parameters) on "
+            f"{len(selection):,} samples, {extent}, {self.device.type}, {self.config.train.precision}, "
+            f"{torch.get_num_threads()} threads, diptych {diptych.__version__}"
+        )
+        if newest is not None:
+            self.log.say(f"going on from {newest.name}")
+
+    # The loop
+
+    def run(self) -> RunResult:
+        """Train to the end, export, and return how it went."""
+        with closing(self.loader):
+            batches = iter(self.loader)
+            written = self.step
+            while (progress := self._progress()) < 1:
+                try:
+                    self._train_step(batches, progress)
+                except DataError:
+                    # A signal to the whole process group ends the workers too; the last step is still whole.
+                    if not self.signals.received:
+                        raise
+                else:
+                    self._log(progress)
+                if self.signals.received:
+                    self._stop(written)
+                every = self.config.train.checkpoint_every
+                if every and self.step % every == 0 and self._progress() < 1:
+                    self._checkpoint()
+                    written = self.step
+            if written < self.step:
+                self._checkpoint()
+        self._export()
+        return RunResult(self.run_dir.path, self.run_dir.export, self.step, trained=True)
+
+    def _progress(self) -> float:
+        return self.extent.progress(self.step, self._cpu_seconds())
+
+    def _cpu_seconds(self) -> float:
+        return self.clock.seconds(self.loader.worker_cpu_seconds)
+
+    def _train_step(self, batches: Iterator[Batch], progress: float) -> None:
+        """Do one step: the weights change only if everything before that went well."""
+        started = time.monotonic()
+        group = [next(batches) for _ in range(self.config.train.accumulate)]
+        self.figures.waited(time.monotonic() - started)
+        samples = sum(len(batch) for batch in group)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self._backward(group, progress, samples)
+        norm = total_norm(self.task.parameters(), self.config.train.clip)
+        if not torch.isfinite(sum((loss.total.detach() for loss in losses), norm.float())):
+            raise self._not_finite(losses, norm, group)
+        set_lr(self.optimizer, self._lr(progress))
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.step)
+        self.figures.step(samples, norm)
+        self.step += 1
+
+    def _backward(self, group: list[Batch], progress: float, samples: int) -> list[Loss]:
+        """Add up the gradients of the batches of a step, each by its share of the samples."""
+        seed, step = self.config.seed, self.step
+        # Dropout and its like draw from the global generator; the task and the pictures have streams of their own.
+        torch.manual_seed(derived_seed(seed, step, "model"))
+        context = StepContext(step, progress, torch.Generator().manual_seed(derived_seed(seed, step, "task")))
+        pictures = torch.Generator().manual_seed(derived_seed(seed, step, "augment"))
+        losses = []
+        for batch in group:
+            share = len(batch) / samples
+            ready = self._on_device(batch, pictures)
+            with autocast(self.device, self.config.train.precision):
+                loss: Loss = self.task(ready, context)
+            (loss.total if share == 1 else loss.total * share).backward()  # type: ignore[no-untyped-call]
+            self.figures.loss(loss, share)
+            losses.append(loss)
+        return losses
+
+    def _on_device(self, batch: Batch, generator: torch.Generator) -> Batch:
+        lacking = [name for name in self.task.batch_fields if getattr(batch, name) is None]
+        if lacking:
+            raise RunError(
+                f"task.name = {self.config.task.name} needs {', '.join(sorted(lacking))}, which the samples of "
+                f"data.path = {self.config.data.path} do not have"
+            )
+        moved = batch.to(self.device, non_blocking=True)
+        if moved.images is None:
+            return moved
+        data = self.config.data
+        return replace(moved, images=augment(moved.images, data.augment, generator, data.image.background))
+
+    def _lr(self, progress: float) -> float:
+        return self.config.optim.lr * lr_factor(self.config.schedule, self.extent, self.step, progress)
+
+    def _not_finite(self, losses: list[Loss], norm: Tensor, group: list[Batch]) -> RunError:
+        keys = [key for batch in group for key in batch.keys]
+        self.log.record(f"samples of step {self.step + 1}: {' '.join(keys)}")
+        loss = sum(float(loss.total) for loss in losses) / len(losses)
+        parts = {
+            name: sum(float(loss.parts[name]) for loss in losses) / len(losses) for name in losses[0].parts
+        }
+        bad = [
+            n for n, p in self.task.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
+        ]
+        newest = self.checkpoints.newest()
+        return RunError(
+            f"step {self.step + 1}: loss {loss:.6g} ({', '.join(f'{n} {v:.6g}' for n, v in parts.items()) or 'no parts'}), "
+            f"gradient norm {float(norm):.6g}: not finite, the weights were not changed; gradients that are not "
+            f"finite: {len(bad)} ({', '.join(bad[:3]) or 'none'}); samples: {', '.join(keys[:KEYS_SHOWN])}"
+            f"{f' and {len(keys) - KEYS_SHOWN} more (all in log.txt)' if len(keys) > KEYS_SHOWN else ''}; newest "
+            f"checkpoint: {newest.name if newest else 'none'}; lower optim.lr, raise schedule.warmup, lower "
+            f"train.clip or use train.precision=fp32"
+        )
+
+    # What is left behind
+
+    def _log(self, before: float) -> None:
+        """Move the bar, and write a row where one is due: at the first and the last step and every `log_every`."""
+        progress = self._progress()
+        due = self.step == 1 or progress >= 1 or self.step % self.config.train.log_every == 0
+        if not due:
+            self.log.moved(progress, self.step, "")
+            return
+        figures = self.figures.row()
+        row = {
+            "step": self.step,
+            "epoch": self.loader.next_batch / self.loader.batches_per_epoch,
+            "time": time.time(),
+            "cpu_seconds": self._cpu_seconds(),
+            "progress": progress,
+            "lr": self.optimizer.param_groups[0]["lr"] / self.optimizer.param_groups[0]["lr_scale"],
+            **figures,
+            "skipped": dict(self.loader.skipped),
+        }
+        left = (1 - progress) / max(progress - before, 1e-9) / max(figures["steps_per_second"], 1e-9)
+        summary = (
+            f"step {self.step}{f'/{self.extent.steps}' if self.extent.steps else ''}  loss {row['loss']:.4f}  "
+            f"lr {row['lr']:.2e}  {row['samples_per_second']:.0f} samples/s  {duration(left)} left"
+        )
+        self.log.row(row, summary)
+        self.log.moved(progress, self.step, f"loss {row['loss']:.4f}")
+
+    def _snapshot(self) -> Snapshot:
+        tensors = {f"task/{k}": v for k, v in self.task.state_dict().items()}
+        tensors |= {f"optim/{k}": v for k, v in optimizer_tensors(self.optimizer).items()}
+        if self.average is not None:
+            tensors |= {f"ema/{k}": v for k, v in self.average.tensors.items()}
+        trainer = {
+            "cpu_seconds": self._cpu_seconds(),
+            "progress": self._progress(),
+            "fresh": self.fresh,
+            "diptych": diptych.__version__,
+            "torch": torch.__version__,
+        }
+        # By step, not by what the loader has handed out: a step that failed half way is done again in full.
+        loader = {**self.loader.state_dict(), "next_batch": self.step * self.config.train.accumulate}
+        return Snapshot(self.step, tensors, trainer, loader)
+
+    def _checkpoint(self) -> None:
+        path = self.checkpoints.save(self._snapshot(), self.config.train.keep)
+        self.log.record(f"checkpoint {path.name}")
+
+    def _stop(self, written: int) -> None:
+        if written < self.step:
+            self._checkpoint()
+        newest = self.checkpoints.newest()
+        at = newest.name if newest else "the start: no step was done"
+        raise StoppedError(
+            f"{self.run_dir.path}: stopped on request after step {self.step}; give the same command again to go on "
+            f"from {at}",
+            self.signals.received,
+        )
+
+    def _export(self) -> None:
+        state = averaged(self._snapshot())
+        write_export(self.run_dir.export, state, self.tokenizer, exported_settings(self.config), self.step)
+        self.log.say(f"{self.run_dir.path}: finished at step {self.step}, model in {self.run_dir.export}")
+
+
+def _initial_weights(config: RunConfig) -> Weights | None:
+    if not config.init_from.path:
+        return None
+    return read_weights(find_weights(config.init_from.path, "init_from.path"))
