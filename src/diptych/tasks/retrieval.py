@@ -106,13 +106,12 @@ class RetrievalTask(Task):
         parts = {"itc": contrastive_loss(logits, positives, config.label_smoothing)}
         metrics = {"temperature": temperature.detach(), "itc_accuracy": _accuracy(logits, positives)}
         if config.image_contrast:
-            among = supervised_contrastive_loss(
-                image_features, config.image_contrast_temperature, batch.match_ids
-            )
+            smooth = temperature.detach().clamp(min=config.image_contrast_temperature)
+            among = supervised_contrastive_loss(image_features, smooth, batch.match_ids)
             parts["image_contrast"] = config.image_contrast * among
         balance = [encoded_images.aux.get("routing"), encoded_texts.aux.get("routing")]
         if self.itm is not None and context.progress >= config.itm_from:
-            passes = self._draw_passes(logits, texts, context.generator)
+            passes = self.draw_passes(logits, texts, context.generator)
             loss, accuracy, routing = self.matching_step(visual, texts, passes)
             parts["itm"], metrics["itm_accuracy"] = config.itm_weight * loss, accuracy
             balance += routing
@@ -137,7 +136,7 @@ class RetrievalTask(Task):
         pixels = normalise(images, spec)
         return self.model.embed_visual(pixels) if "embed_visual" in self.model.capabilities else pixels
 
-    def _draw_passes(self, logits: Tensor, texts: BatchTexts, generator: torch.Generator) -> list[Pairs]:
+    def draw_passes(self, logits: Tensor, texts: BatchTexts, generator: torch.Generator) -> list[Pairs]:
         """Draw the samples that matching is trained on and their negatives; the published three passes."""
         images = torch.arange(len(logits), device=logits.device)
         if 0 < self.config.itm_batch < len(images):

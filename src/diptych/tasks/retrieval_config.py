@@ -29,7 +29,9 @@ class RetrievalConfig(TaskConfig):
     image_contrast: float = Field(
         0.0, ge=0, description="Ours: weight of a contrastive loss among pictures of equal match id."
     )
-    image_contrast_temperature: float = Field(0.07, gt=0, description="Its temperature (fixed).")
+    image_contrast_temperature: float = Field(
+        0.05, gt=0, description="Lowest temperature of that loss; the learned one is used where it is higher."
+    )
     matching: bool = Field(True, description="Train the matching head and re-rank with it (needs `fuse`).")
     itm_weight: float = Field(1.0, ge=0, description="Weight of the matching loss.")
     itm_batch: int = Field(
