@@ -68,7 +68,8 @@ def describe(dataset: ShardDataset, split: str = "") -> DataView:
     """Collect counts, columns and a grid of pictures, evenly spaced over the dataset or one split of it."""
     selection = dataset.select(split or None)
     count = len(selection)
-    picks = sorted({round(i * (count - 1) / max(GRID - 1, 1)) for i in range(min(GRID, count))})
+    shown = min(GRID, count)
+    picks = [round(i * (count - 1) / max(shown - 1, 1)) for i in range(shown)]
     shards = dataset.info.get("shards", [])
     return DataView(
         name=dataset.name,

@@ -61,7 +61,7 @@ def _figure() -> tuple[Figure, mpl.axes.Axes]:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25, linewidth=0.6)
     axes.tick_params(length=0, labelsize=8.5)
-    axes.xaxis.label.set_size(8.5)
+    axes.xaxis.label.set_fontsize(8.5)
     axes.locator_params(axis="x", nbins=6)
     return figure, axes
 
