@@ -1,8 +1,8 @@
 """Random changes to whole batches of pictures on their device. Legend: B batch, H x W pixels.
 
 Every random number comes from the given generator and is drawn on its device (the CPU), then moved, so that
-the result does not depend on where the pictures are. Pictures are changed in place where they are ours: at this
-size, fresh memory costs more than arithmetic.
+the result does not depend on where the pictures are. Pictures are changed in place where they are ours:
+fresh memory costs more than arithmetic.
 """
 
 import math
@@ -24,7 +24,7 @@ def augment(
 
     Args:
         images: [B, 3, H, W] uint8, or [B, 4, H, W] with opacity as the last channel (the loader keeps it when
-            `config.random_background` is above 0).
+            `config.keeps_opacity`).
         config: what to change and how much.
         generator: source of the draws.
         background: colour behind transparent pixels that get no random one (`data.image.background`).
@@ -40,7 +40,7 @@ def augment(
     if images.shape[1] == 4:
         # Premultiplied: interpolation and background are then plain sums.
         pixels[:, :3].mul_(pixels[:, 3:])
-    if config.rotation or config.zoom or config.stretch or config.translation:
+    if config.moves:
         pixels = _affine(pixels, config, draw)
     if images.shape[1] == 4:
         pixels, opacity = pixels[:, :3], pixels[:, 3:]
@@ -51,7 +51,7 @@ def augment(
 
 
 def _active(config: AugmentConfig) -> bool:
-    return any(value for name, value in config if name not in ("random_background", "erase_size"))
+    return any(value for name, value in config if name not in ("outside", "random_background", "erase_size"))
 
 
 class _Draws:
@@ -80,7 +80,7 @@ class _Draws:
 
 
 def _affine(pixels: Tensor, config: AugmentConfig, draw: _Draws) -> Tensor:
-    """Rotate, zoom, stretch and shift; opacity 0 comes in from outside, or else the edge pixels go on."""
+    """Rotate, zoom, stretch and shift; outside is opacity 0 if there is opacity, else the edge goes on."""
     angle = draw.around(config.rotation) * (math.pi / 180)
     shrink = 1 / (1 + draw.around(config.zoom))
     stretch = 1 + draw.around(config.stretch)

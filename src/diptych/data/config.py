@@ -114,6 +114,10 @@ class AugmentConfig(Section):
     zoom: float = Field(0.0, ge=0, lt=1, description="Largest change of size: 0.15 is a factor 0.85 to 1.15.")
     stretch: float = Field(0.0, ge=0, lt=1, description="Largest change of width / height, as for `zoom`.")
     translation: float = Field(0.0, ge=0, le=1, description="Largest shift each way, as a share of the side.")
+    outside: Literal["edge", "background"] = Field(
+        "edge",
+        description="What the changes so far bring in from outside: the edge goes on, or the background.",
+    )
     hue: float = Field(
         0.0, ge=0, le=0.5, description="Largest turn of the hue circle either way (0.5: half of it)."
     )
@@ -142,6 +146,16 @@ class AugmentConfig(Section):
     noise: float = Field(0.0, ge=0, le=1, description="Largest standard deviation of Gaussian pixel noise.")
     erase: float = Field(0.0, ge=0, le=1, description="Probability of a grey square at a random place.")
     erase_size: float = Field(0.4, gt=0, le=1, description="Side of that square as a share of the picture's.")
+
+    @property
+    def moves(self) -> bool:
+        """Whether any change of geometry is on."""
+        return bool(self.rotation or self.zoom or self.stretch or self.translation)
+
+    @property
+    def keeps_opacity(self) -> bool:
+        """Whether the loader hands over opacity as a fourth channel for `augment` to lay on a background."""
+        return bool(self.random_background or (self.moves and self.outside == "background"))
 
 
 class DataConfig(Section):

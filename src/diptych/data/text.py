@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
@@ -123,18 +124,25 @@ class Tokenizer:
         # One text at a time: encode_batch starts threads that do not survive the fork of loader workers.
         return list(self._raw.encode(text, add_special_tokens=False).ids)
 
-    def encode(self, texts: Sequence[str], max_tokens: int) -> tuple[Tensor, Tensor]:
-        """Return ids [B, max_tokens] int64 and mask [B, max_tokens] bool, True at real tokens.
+    def sequence(self, text: str, max_tokens: int) -> list[int]:
+        """Return the ids of `text` between start and end token, at most `max_tokens` with both.
 
         Long texts lose their end, never the end token. `max_tokens` is at least 2.
         """
-        ids = torch.full((len(texts), max_tokens), self.pad_id, dtype=torch.int64)
-        mask = torch.zeros((len(texts), max_tokens), dtype=torch.bool)
-        for row, text in enumerate(texts):
-            found = [self.cls_id, *self.tokens(text)[: max_tokens - 2], self.sep_id]
-            ids[row, : len(found)] = torch.tensor(found)
+        return [self.cls_id, *self.tokens(text)[: max_tokens - 2], self.sep_id]
+
+    def pad(self, sequences: Sequence[Sequence[int]], max_tokens: int) -> tuple[Tensor, Tensor]:
+        """Return ids [B, max_tokens] int64 and mask [B, max_tokens] bool, True at real tokens."""
+        ids = np.full((len(sequences), max_tokens), self.pad_id, dtype=np.int64)
+        mask = np.zeros((len(sequences), max_tokens), dtype=np.bool_)
+        for row, found in enumerate(sequences):
+            ids[row, : len(found)] = found
             mask[row, : len(found)] = True
-        return ids, mask
+        return torch.from_numpy(ids), torch.from_numpy(mask)
+
+    def encode(self, texts: Sequence[str], max_tokens: int) -> tuple[Tensor, Tensor]:
+        """Return the padded `sequence` of each text: ids [B, max_tokens] int64, mask [B, max_tokens] bool."""
+        return self.pad([self.sequence(text, max_tokens) for text in texts], max_tokens)
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """Return the text of one row of ids, special tokens left out."""
