@@ -135,7 +135,7 @@ def check_training(task: InjectedNegatives, case: Case) -> list[Comparison]:
 
 
 def check_scores(task: RetrievalTask, case: Case) -> list[Comparison]:
-    """Compare the matrices of the whole evaluation, without and with re-ranking, and the published figures."""
+    """Compare the matrices of the whole evaluation, without and with re-ranking, and the figures."""
     data = evaluation_data(case)
     pictures = encode_pictures(task, data, _quiet)
     texts = collect_texts(task, pictures, data)

@@ -1,0 +1,84 @@
+"""`diptych eval`: what a trained model reaches on a split, beside chance."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+from diptych.cli.common import SettingsArgument, console, progress
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+DIRECTIONS = {"image_to_text": "picture → text", "text_to_image": "text → picture"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("eval")(evaluate)
+
+
+def evaluate(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run directory or an export.", show_default=False)
+    ],
+    settings: SettingsArgument = None,
+) -> None:
+    """Evaluate a trained model: evaluate.split=..., evaluate.path=..., task.k_test=... and the like."""
+    from diptych.evaluation.run import evaluate as run_evaluation
+    from diptych.evaluation.run import read_metrics
+
+    with stage_bars() as report:
+        folder = run_evaluation(run, settings or [], report)
+    metrics = read_metrics(folder)
+    out = console()
+    if "scores" in metrics:
+        out.print(score_table(metrics))
+    if any((metrics.get("skipped") or {}).values()):
+        left_out = ", ".join(f"{count} {cause}" for cause, count in metrics["skipped"].items())
+        out.print(f"left out: {left_out}")
+    out.print(f"written to {folder}")
+
+
+class Report(Protocol):
+    """What evaluations call with their progress."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None: ...
+
+
+@contextmanager
+def stage_bars() -> Iterator[Report]:
+    """Yield a callback that shows one bar for each stage of the work, one after the other."""
+    current: dict[str, Any] = {"stage": None}
+    with ExitStack() as stack:
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage != current["stage"]:
+                stack.close()
+                current.update(stage=stage, bar=stack.enter_context(progress(stage, total)))
+            current["bar"].update(done, total)
+
+        yield report
+
+
+def score_table(metrics: Mapping[str, Any]) -> "Table":
+    """Lay out recalls in percent and median ranks of every ranking and direction, chance below."""
+    from rich import box
+    from rich.table import Table
+
+    title = (
+        f"{metrics['dataset']} · {metrics['split']}: {metrics['images']} pictures, {metrics['texts']} texts"
+    )
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    for name in ("ranking", "direction"):
+        table.add_column(name)
+    for name in ("R@1 %", "R@5 %", "R@10 %", "median rank"):
+        table.add_column(name, justify="right")
+    for ranking, scores in {**metrics["scores"], "chance": metrics["chance"]}.items():
+        for place, (direction, label) in enumerate(DIRECTIONS.items()):
+            cells = [f"{100 * scores[direction][k]:.2f}" for k in ("R@1", "R@5", "R@10")]
+            median = f"{scores[direction]['median_rank']:g}"
+            table.add_row("" if place else ranking, label, *cells, median)
+    return table

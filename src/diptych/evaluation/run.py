@@ -1,0 +1,195 @@
+"""Running a trained task over a split of a prepared dataset, and writing down what came out."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diptych.config.layers import resolve
+from diptych.data.batch import Batch
+from diptych.data.index import Selection, ShardDataset
+from diptych.data.loader import evaluation_batches
+from diptych.errors import ConfigError, DataError, RunError
+from diptych.resolve import look_up
+from diptych.systems.task import EvalData, Evaluation, Task
+from diptych.tasks import TASKS
+from diptych.train.build import load_task
+from diptych.train.config import RunConfig
+from diptych.train.export import FACTS, find_weights, read_facts
+from diptych.train.files import out_of_room, sync_folder, sync_tree
+from diptych.train.precision import autocast, choose_device, computing
+
+Progress = Callable[[str, int, int], None]
+
+FIXED = ("system", "optim", "schedule", "train", "init_from", "name", "seed")
+"""Settings that are decided once a model is trained; overriding them in an evaluation would mean nothing."""
+
+
+def evaluate(path: str | Path, overrides: Sequence[str] = (), progress: Progress | None = None) -> Path:
+    """Evaluate a run or export and return the folder `eval/<task>_<dataset>_<split>` with the results.
+
+    The folder is written aside and renamed, so that it is there completely or not at all; an earlier evaluation
+    of the same split is replaced. It lies in the run directory that `path` is in, else in the export.
+
+    Args:
+        path: a run directory, an export or a checkpoint.
+        overrides: settings by dotted key (`evaluate.split=test`, `task.k_test=32`); those of training are refused.
+        progress: called as `progress(stage, done, total)`.
+
+    Raises:
+        ConfigError: a setting that is wrong or cannot change after training; no dataset is named.
+        CheckpointError: no weights there, or damaged ones.
+        DataError: the dataset, the split or the pictures cannot be used; an empty selection.
+        RunError: the model gives numbers that are not finite; the results cannot be written.
+    """
+    weights = find_weights(path)
+    trained, task = load_task(path)
+    config = apply_overrides(trained, overrides)
+    settings = config.evaluate
+    data = open_data(config, task)
+    device = choose_device(settings.device, "evaluate.device")
+    with computing(device, settings.threads), autocast(device, settings.precision):
+        task = with_settings(task, config).to(device).eval()
+        result = task.evaluate(data, progress or _quiet)
+    metrics = {**result.metrics, "step": step_of(weights), "where": settings.where}
+    name = folder_name(config.task.name, data.dataset, settings.split, settings.where)
+    folder = home_of(weights) / "eval" / name
+    write_evaluation(folder, Evaluation(metrics, result.predictions, result.extra))
+    return folder
+
+
+def apply_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """Return the configuration with the overrides of an evaluation.
+
+    Raises:
+        ConfigError: a wrong key or value, or a key that is fixed once a model is trained.
+    """
+    for argument in overrides:
+        if argument.split("=")[0].split(".")[0] in FIXED:
+            raise ConfigError(
+                f"{argument}: decided when the model was trained; an evaluation can set "
+                "evaluate.*, data.* and task.*"
+            )
+    return resolve(RunConfig, config.model_dump(mode="json"), overrides).config
+
+
+def with_settings(task: Task, config: RunConfig) -> Task:
+    """Return the task with the (evaluation) settings of `config.task` and unchanged weights.
+
+    Raises:
+        ConfigError: a setting that would need other weights.
+    """
+    if config.task == task.config:
+        return task
+    changed: Task = look_up(TASKS, config.task.name, "task")(task.model, config.task, task.tokenizer)
+    before, after = task.state_dict(), changed.state_dict()
+    if {n: t.shape for n, t in before.items()} != {n: t.shape for n, t in after.items()}:
+        differing = sorted(set(before) ^ set(after)) or sorted(
+            n for n in before if before[n].shape != after[n].shape
+        )
+        raise ConfigError(
+            f"task.*: these settings need other weights than the trained ones ({', '.join(differing[:4])}); "
+            "an evaluation can only change settings of the evaluation"
+        )
+    changed.load_state_dict(before)
+    return changed
+
+
+def open_data(config: RunConfig, task: Task) -> EvalData:
+    """Open the selection that `evaluate.*` names.
+
+    Raises:
+        ConfigError: neither `evaluate.path` nor `data.path` is set.
+        DataError: no dataset there, an unknown split or column, or nothing selected.
+    """
+    settings = config.evaluate
+    path = settings.path or config.data.path
+    if not path:
+        raise ConfigError("evaluate.path: no dataset to evaluate on; set evaluate.path to a prepared dataset")
+    dataset = ShardDataset.open(path)
+    selection = dataset.select(settings.split, settings.where)
+    if not len(selection):
+        narrowed = f" with where = {settings.where!r}" if settings.where else ""
+        raise DataError(
+            f"{path}: nothing to evaluate on, split '{settings.split or 'all'}'{narrowed} selects 0 of "
+            f"{dataset.size} samples; set evaluate.split or evaluate.where"
+        )
+    return EvalData(
+        dataset=dataset.name,
+        split=settings.split or "all",
+        size=len(selection),
+        batches=lambda: _batches(selection, config, task),
+        max_tokens=config.data.text.max_tokens,
+    )
+
+
+def _batches(selection: Selection, config: RunConfig, task: Task) -> Iterator[Batch]:
+    return evaluation_batches(selection, config.data, config.evaluate.batch_size, task.tokenizer)
+
+
+def step_of(weights: Path) -> int:
+    """Return how many steps the weights of an export or checkpoint were trained."""
+    if (weights / FACTS).exists():
+        return int(read_facts(weights).get("step", 0))
+    return int(weights.name.rpartition("_")[2])
+
+
+def home_of(weights: Path) -> Path:
+    """Return the folder that evaluations of these weights go to: the run directory, else the export."""
+    for folder in (weights.parent, weights.parent.parent):
+        part = weights.relative_to(folder).parts[0] if weights != folder else ""
+        if part in ("export", "checkpoints") and (folder / "config.yaml").exists():
+            return folder
+    return weights
+
+
+def folder_name(task: str, dataset: str, split: str | None, where: str | None) -> str:
+    """Return `<task>_<dataset>_<split>`; a further condition adds a hash of itself."""
+    suffix = f"-{hashlib.blake2b(where.encode(), digest_size=4).hexdigest()}" if where else ""
+    return re.sub(r"[^\w.-]", "-", f"{task}_{dataset}_{split or 'all'}") + suffix
+
+
+def write_evaluation(folder: Path, result: Evaluation) -> None:
+    """Write metrics.json, predictions.jsonl and further files aside, then rename the folder into place.
+
+    Raises:
+        RunError: no room, or no permission to write.
+    """
+    aside, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
+    try:
+        for left in (aside, old):
+            shutil.rmtree(left, ignore_errors=True)
+        aside.mkdir(parents=True)
+        for name, content in {"metrics": result.metrics, **result.extra}.items():
+            _write(aside / f"{name}.json", [json.dumps(content, indent=2, ensure_ascii=False)])
+        rows = (json.dumps(row, ensure_ascii=False) for row in result.predictions)
+        _write(aside / "predictions.jsonl", rows)
+        sync_tree(aside)
+        if folder.exists():
+            folder.rename(old)
+        aside.rename(folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        room = "; free some space" if out_of_room(error) else ""
+        raise RunError(f"{folder}: cannot write the evaluation ({error.strerror or error}){room}") from error
+    finally:
+        for left in (aside, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _write(path: Path, lines: Iterable[str]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+def read_metrics(folder: Path) -> Mapping[str, Any]:
+    """Return the metrics.json of an evaluation folder."""
+    content: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return content
+
+
+def _quiet(stage: str, done: int, total: int) -> None:
+    """Report no progress."""
