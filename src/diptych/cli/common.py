@@ -21,8 +21,8 @@ RecipeArgument = Annotated[
 SettingsArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]... [-- KEY=VALUE...]",
-        help="Settings by dotted key, e.g. optim.lr=1e-4. Those after -- win over those before it.",
+        metavar="KEY=VALUE",
+        help="Settings by dotted key, e.g. optim.lr=1e-4. Those after a -- win over those before it.",
         show_default=False,
     ),
 ]

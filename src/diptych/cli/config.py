@@ -33,8 +33,8 @@ def show(
 ) -> None:
     """Show the configuration that a recipe and settings amount to, as YAML.
 
-    Behind each value stands the layer that set it: the file and line of the recipe, "script" (settings before --)
-    or "command line" (settings after --); nothing where it is the default.
+    Behind each value stands the layer that set it: the file and line of the recipe, "script" (settings before
+    --) or "command line" (settings after --); nothing where it is the default.
     """
     from diptych.config.layers import DEFAULT
     from diptych.config.surface import flatten, outline

@@ -93,13 +93,15 @@ def suggestion(schema: type[Section], key: str, names: Mapping[str, str]) -> str
     others = [found for found in walk(schema) if found.plain == key]
     if others:
         return f"; it goes with {' or '.join(found.condition for found in others)}"
-    beside = {
-        path[len(head) + 1 if head else 0 :].partition(".")[0] for path in known if path.startswith(head)
-    }
-    for choices in ([f"{head}.{name}" if head else name for name in sorted(beside)], known):
-        found = difflib.get_close_matches(key, choices, n=1, cutoff=0.7)
+    start = len(head) + 1 if head else 0
+    beside = sorted(
+        {path[start:].partition(".")[0] for path in known if path.startswith(f"{head}.") or not head}
+    )
+    # Names at the same level are compared without the path they share, which would make all of them alike.
+    for wrong, choices, before in ((last, beside, key[:start]), (key, known, "")):
+        found = difflib.get_close_matches(wrong, choices, n=1, cutoff=0.65 if before else 0.8)
         if found:
-            return f"; did you mean '{found[0]}'?"
+            return f"; did you mean '{before}{found[0]}'?"
     by_last = difflib.get_close_matches(last, {path.rpartition(".")[2] for path in known}, n=1, cutoff=0.75)
     if by_last:
         return f"; did you mean '{next(path for path in known if path.rpartition('.')[2] == by_last[0])}'?"

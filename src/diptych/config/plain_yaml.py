@@ -65,12 +65,19 @@ def _represent_float(dumper: Dumper, value: float) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:float", text)  # PyYAML would write 3e-05 as 3.0e-05
 
 
+def _represent_text(dumper: Dumper, value: str) -> yaml.ScalarNode:
+    # Only double quotes escape: PyYAML's other styles lose some line breaks (U+0085).
+    style = None if value.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
 def _represent_list(dumper: Dumper, value: list[Any]) -> yaml.SequenceNode:
     return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
 
 
 Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 Dumper.add_representer(float, _represent_float)
+Dumper.add_representer(str, _represent_text)
 Dumper.add_representer(list, _represent_list)
 
 
@@ -123,8 +130,8 @@ def from_mapping(values: Mapping[str, Any], source: str) -> dict[str, Given]:
 
 
 def _parse(text: str, label: str, place: Callable[[int], str]) -> Given | None:
-    loader = Loader(text)
     try:
+        loader = Loader(text)
         node = loader.get_single_node()
         return None if node is None else _convert(loader, node, label, place)
     except yaml.MarkedYAMLError as error:
@@ -132,8 +139,6 @@ def _parse(text: str, label: str, place: Callable[[int], str]) -> Given | None:
         raise ConfigError(f"{label}{line}: not valid YAML: {error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{label}: not valid YAML: {' '.join(str(error).split())}") from None
-    finally:
-        loader.dispose()
 
 
 def _convert(loader: Loader, node: yaml.Node, label: str, place: Callable[[int], str]) -> Given:
