@@ -38,6 +38,8 @@ FIXED = pa.schema(
 """The columns of every index."""
 FROM_META = frozenset({"width", "height", "duration", "frames"})
 """Columns that `Sample.meta` may fill where the media's header does not tell (clips)."""
+PLACES = ("_offset", "_size")
+"""Endings of columns that tell where a member lies."""
 
 
 def make_row(
@@ -55,7 +57,7 @@ def make_row(
         facts: what its media's header tells.
         places: extension -> (offset, size) of the content inside the tar.
         extent: offset, size and CRC-32 of the whole sample inside the tar.
-        strict: refuse facts in `meta` that are named like another column; otherwise they stay in the JSON only.
+        strict: refuse facts in `meta` that are named like another column; else they stay in the JSON only.
 
     Raises:
         DataError: such a fact.
@@ -81,12 +83,13 @@ def make_row(
     for name, value in scalars(sample.meta).items():
         if name in FROM_META and row[name] is None:
             row[name] = value
-        elif name.lower() not in taken:
+        elif name.lower() not in taken and not name.lower().endswith(PLACES):
             row[name] = value
             taken.add(name.lower())
         elif strict:
             raise DataError(
-                f"sample '{sample.key}': the fact '{name}' in its meta is named like a column of the index; rename it in the card"
+                f"sample '{sample.key}': the fact '{name}' in its meta is named like a column of the index "
+                "(or ends like one: _offset, _size); rename it in the card"
             )
     return row
 
@@ -126,7 +129,8 @@ def _array(name: str, shard: str, values: list[Any], kind: pa.DataType | None, *
 def merge_parts(parts: Sequence[Path], out: Path, *, strict: bool = True) -> str:
     """Write the parts, in their order, as one Parquet file with a row group for each; return its hex SHA-256.
 
-    One part is in memory at a time. Numbers of several types become the wider one; columns without any value, text.
+    One part is in memory at a time. Integers and fractions together become fractions;
+    columns without any value become text.
 
     Raises:
         DataError: a column is a number here and a text there (`strict`; otherwise text), or the disk is full.
@@ -154,8 +158,9 @@ def _common_schema(parts: Sequence[Path], *, strict: bool) -> pa.Schema:
             if kind is None:
                 if strict:
                     raise DataError(
-                        f"the column '{field.name}' is {known} in {seen_in[field.name].stem} and {field.type} in {path.stem}; "
-                        "make the card yield one type"
+                        f"the column '{field.name}' is {known} in {seen_in[field.name].stem} "
+                        f"and {field.type} in {path.stem}; make the card yield one type, "
+                        "then prepare again with --force"
                     )
                 kind = pa.string()
             kinds[field.name] = kind
@@ -173,6 +178,16 @@ def _wider(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
     if {a, b} == {pa.int64(), pa.float64()}:
         return pa.float64()
     return None
+
+
+def member_names(index: Path) -> list[str]:
+    """Return the extensions whose places the index holds.
+
+    Only for an index whose facts cannot be named so (`make_row` sees to that).
+    """
+    names = set(pq.read_schema(index).names)
+    found = [name.removesuffix("_offset") for name in names if name.endswith("_offset")]
+    return sorted(name for name in found if name != "sample" and f"{name}_size" in names)
 
 
 def file_hash(path: Path) -> str:

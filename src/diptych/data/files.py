@@ -11,12 +11,16 @@ PARTIAL = ".partial"
 """Ending of files that are still being written; whatever carries it may be deleted."""
 
 
+class WriteError(DataError):
+    """A file could not be written: full disk, quota, no permission, ..."""
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; sync and rename it to `path` when the block ends well.
 
     Raises:
-        DataError: the file cannot be written (full disk, no permission, ...); nothing is left behind.
+        WriteError: the file cannot be written (full disk, no permission, ...); nothing is left behind.
     """
     partial = path.with_name(path.name + PARTIAL)
     try:
@@ -40,9 +44,9 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def cannot_write(path: Path, error: OSError) -> DataError:
+def cannot_write(path: Path, error: OSError) -> WriteError:
     """Return the error to raise when `path` could not be written."""
-    return DataError(f"cannot write {path}: {error.strerror or error}")
+    return WriteError(f"cannot write {path}: {error.strerror or error}")
 
 
 def read_exactly(handle: int, offset: int, size: int) -> bytes:

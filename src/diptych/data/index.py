@@ -28,6 +28,7 @@ INFO = "dataset.json"
 INDEX = "index.parquet"
 WORK = ".prepare"
 """Folder inside a dataset while it is being prepared."""
+VERIFY = "`diptych data verify` lists what is damaged"
 OPEN_SHARDS = 64
 """Files a process keeps open for one dataset."""
 
@@ -58,8 +59,8 @@ class ShardDataset:
     def open(cls, path: str | Path) -> "ShardDataset":
         """Open a prepared dataset, a folder of plain WebDataset tars, or one tar.
 
-        Plain tars are indexed on first use; the index lies in `.diptych` beside them, or in the user's cache folder
-        where that cannot be written, and is renewed when the tars change.
+        Plain tars are indexed on first use; the index lies in `.diptych` beside them, or in the user's cache
+        folder where that cannot be written, and is renewed when the tars change.
 
         Raises:
             DataError: there is no dataset, it is unfinished, of a newer format, or damaged.
@@ -171,7 +172,7 @@ class ShardDataset:
 
 
 class _Handle:
-    """An open file that closes itself when the last reader lets go of it, so that eviction is safe with threads."""
+    """An open file, closed when the last reader lets go of it: eviction is safe with threads."""
 
     def __init__(self, path: Path) -> None:
         self.number = os.open(path, os.O_RDONLY)
@@ -195,7 +196,9 @@ class _Places:
 
 
 class Selection:
-    """Some samples of a dataset, in the order of the index. Pickles small; each process opens files for itself.
+    """Some samples of a dataset, in the order of the index.
+
+    Pickles small; each process opens files for itself.
 
     Attributes:
         dataset: the dataset.
@@ -219,21 +222,8 @@ class Selection:
             raise IndexError(f"sample {i} of a selection of {len(self)}")
         places = self._places
         key, shard = str(places.keys[i].as_py()), str(places.shards[i].as_py())
-        start, size, crc = (int(v) for v in places.extent[i])
-        path = self.dataset.root / shard
-        try:
-            block = self.dataset.read_bytes(shard, start, size)
-        except OSError as error:
-            raise DataError(f"{path}: sample '{key}' cannot be read: {error.strerror or error}") from error
-        if len(block) < size:
-            raise DataError(
-                f"{path}: sample '{key}' is cut off: expected bytes {start} to {start + size}, the file ends at {start + len(block)}; "
-                "`diptych data verify` lists what is damaged"
-            )
-        if zlib.crc32(block) != crc:
-            raise DataError(
-                f"{path}: sample '{key}' is damaged (its checksum differs from the index); `diptych data verify` lists what is damaged"
-            )
+        start = int(places.extent[i, 0])
+        block = self._block(key, shard, *(int(v) for v in places.extent[i]))
         members = {
             name: block[offsets[i] - start : offsets[i] - start + sizes[i]]
             for name, (offsets, sizes) in places.members.items()
@@ -242,10 +232,33 @@ class Selection:
         try:
             return unpack(key, members, str(places.splits[i].as_py()))
         except ValueError as error:
-            raise DataError(f"{path}: sample '{key}' cannot be understood: {error}") from error
+            raise DataError(
+                f"{self.dataset.root / shard}: sample '{key}' cannot be understood: {error}"
+            ) from error
+
+    def _block(self, key: str, shard: str, start: int, size: int, crc: int) -> bytes:
+        path = self.dataset.root / shard
+        try:
+            block = self.dataset.read_bytes(shard, start, size)
+        except OSError as error:
+            raise DataError(
+                f"{path}: sample '{key}' cannot be read: {error.strerror or error}; {VERIFY}"
+            ) from error
+        if len(block) < size:
+            raise DataError(
+                f"{path}: sample '{key}' is cut off: expected bytes {start} to {start + size}, "
+                f"the file ends at {start + len(block)}; {VERIFY}"
+            )
+        if zlib.crc32(block) != crc:
+            raise DataError(
+                f"{path}: sample '{key}' is damaged: its checksum differs from the index; {VERIFY}"
+            )
+        return block
 
     def column(self, name: str) -> np.ndarray | list[Any]:
-        """Return a column of the index for the selected samples: an array for numbers, else a list (None: no value).
+        """Return a column of the index for the selected samples: an array for numbers, else a list.
+
+        A column of numbers with missing values is a list too, with None in their place.
 
         Raises:
             DataError: there is no such column; the message has the nearest name.

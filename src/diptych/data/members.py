@@ -23,6 +23,13 @@ PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff",
 OWN_FIELDS = frozenset({"captions", "match_id", "meta"})
 """Keys that a sidecar JSON has when Diptych wrote it."""
 
+ALL = "all"
+"""Split of samples that nobody put into one."""
+
+_ORIENTATION = 0x0112
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+"""EXIF orientations that swap width and height."""
+
 _KEY = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_KEY}}}")
 _MEDIUM = re.compile(r"[a-z0-9]+(\.[a-z0-9]+)*")
 
@@ -37,7 +44,7 @@ class BadSampleError(DataError):
 
 @dataclass(frozen=True)
 class Facts:
-    """What the header of a picture tells; None where it does not apply."""
+    """What the header of a picture tells, upright; None where it does not apply."""
 
     width: int | None = None
     height: int | None = None
@@ -67,12 +74,12 @@ def pack(sample: Sample) -> dict[str, bytes]:
     """
     if not is_key(sample.key):
         raise BadSampleError(
-            "bad_key",
+            "bad key",
             sample.key,
             f"a key has 1 to {MAX_KEY} letters, digits, '_' and '-'; clean_key() makes one",
         )
     if not sample.media and not sample.captions:
-        raise BadSampleError("empty_sample", sample.key, "neither media nor captions")
+        raise BadSampleError("empty sample", sample.key, "neither media nor captions")
     for name in sample.media:
         if name in SIDECARS or not _MEDIUM.fullmatch(name):
             raise DataError(
@@ -98,7 +105,8 @@ def pack(sample: Sample) -> dict[str, bytes]:
 def unpack(key: str, members: Mapping[str, bytes], split: str | None = None) -> Sample:
     """Return the sample that `members` (extension -> content) hold, ours or any WebDataset's.
 
-    Captions come from the JSON (`captions`, else `caption`), else from the text. `split` wins over the JSON's.
+    Captions come from the JSON (`captions`, else `caption`), else from the text. `split` wins over that of
+    the JSON; without either it is `all`.
 
     Raises:
         ValueError: the JSON cannot be parsed or is no object.
@@ -115,7 +123,7 @@ def unpack(key: str, members: Mapping[str, bytes], split: str | None = None) -> 
             media,
             tuple(side["captions"]),
             str(side["match_id"]),
-            split or str(side.get("split", "train")),
+            split or str(side.get("split", ALL)),
             side["meta"],
         )
     many, one = side.get("captions"), side.get("caption")
@@ -124,7 +132,7 @@ def unpack(key: str, members: Mapping[str, bytes], split: str | None = None) -> 
     elif isinstance(one, str) and one.strip():
         captions = (one.strip(),)
     meta = {name: value for name, value in side.items() if name not in ("captions", "caption")}
-    return Sample(key, media, captions, "", split or "train", meta)
+    return Sample(key, media, captions, "", split or ALL, meta)
 
 
 def probe(key: str, media: Mapping[str, bytes]) -> Facts:
@@ -138,22 +146,30 @@ def probe(key: str, media: Mapping[str, bytes]) -> Facts:
         return Facts()
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large pictures well below the size that it refuses.
             warnings.simplefilter("ignore")
+            # The loader refuses what Pillow warns of.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(media[name])) as picture:
-                frames = (
-                    int(getattr(picture, "n_frames", 1)) if getattr(picture, "is_animated", False) else None
-                )
-                return Facts(picture.width, picture.height, frames)
-    except Image.DecompressionBombError as error:
-        raise BadSampleError("too_large_image", key, f"{name}: {error}") from error
+                return _facts(picture)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise BadSampleError("picture too large", key, f"{name}: {error}") from error
     except UnidentifiedImageError as error:
-        start = media[name][:16]
+        start = media[name][:12]
         raise BadSampleError(
-            "unreadable_image", key, f"{name}: no picture; it starts with {start!r}"
+            "unreadable picture", key, f"{name}: no known picture format, it starts with {start!r}"
         ) from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow's readers raise on damage
-        raise BadSampleError("unreadable_image", key, f"{name}: {error}") from error
+    except Exception as error:  # damaged bytes raise almost anything: OSError, SyntaxError, struct.error, ...
+        raise BadSampleError("unreadable picture", key, f"{name}: {error}") from error
+
+
+def _facts(picture: Image.Image) -> Facts:
+    frames = int(getattr(picture, "n_frames", 1)) if getattr(picture, "is_animated", False) else None
+    width, height = picture.size
+    try:
+        sideways = picture.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
+    except Exception:  # damaged metadata raises almost anything and does not make the pixels useless
+        sideways = False
+    return Facts(height, width, frames) if sideways else Facts(width, height, frames)
 
 
 def media_hash(media: Mapping[str, bytes]) -> str:

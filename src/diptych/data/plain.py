@@ -15,12 +15,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from diptych.data.columns import Row, file_hash, make_part, make_row, merge_parts
+from diptych.data.columns import Row, file_hash, make_part, make_row, member_names, merge_parts
 from diptych.data.files import read_exactly, written_whole
-from diptych.data.members import BadSampleError, Facts, probe, unpack
+from diptych.data.members import ALL, BadSampleError, Facts, probe, unpack
 from diptych.errors import DataError
 
 FORMAT = 1
+MAX_SPLITS = 20
 FOLDER = ".diptych"
 """Where the index of plain tars lies, beside them."""
 
@@ -56,10 +57,11 @@ def open_plain(path: Path) -> tuple[Path, Path, dict[str, Any]]:
         info = _fresh(home, state)
         if info is not None:
             return root, home / "index.parquet", info
-    home = next((h for h in homes if _writable(h)), None)
-    if home is None:
-        raise DataError(f"no place for the index of {path}: neither {homes[0]} nor {homes[1]} can be written")
-    return root, home / "index.parquet", _build(path.stem if path.is_file() else path.name, tars, home, state)
+    name = path.stem if path.is_file() else path.resolve().name
+    for home in homes:
+        if _writable(home):
+            return root, home / "index.parquet", _build(name, tars, home, state)
+    raise DataError(f"no place for the index of {path}: neither {homes[0]} nor {homes[1]} can be written")
 
 
 def _cache_home() -> Path:
@@ -87,9 +89,9 @@ def _writable(home: Path) -> bool:
 
 def _build(name: str, tars: list[Path], home: Path, state: State) -> dict[str, Any]:
     problems: Counter[str] = Counter()
-    shards = []
+    shards: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=home, prefix="parts-") as folder:
-        parts = []
+        parts: list[Path] = []
         for number, tar in enumerate(tars):
             rows = list(_rows(tar, problems))
             parts.append(Path(folder) / f"{number:06d}.parquet")
@@ -109,16 +111,35 @@ def _build(name: str, tars: list[Path], home: Path, state: State) -> dict[str, A
                 f"{tars[0].parent}: no sample in {len(tars)} tar(s) ({found}); expected key.jpg, key.txt, ..."
             )
         digest = merge_parts(parts, home / "index.parquet", strict=False)
-    schema = pq.read_schema(home / "index.parquet").names
-    members = [n.removesuffix("_offset") for n in schema if n.endswith("_offset") and n != "sample_offset"]
     info = {
-        "name": name, "format": FORMAT, "card": None, "samples": samples, "shards": shards, "members": members,
-        "splits": {"all": {"where": "true", "count": samples}}, "problems": dict(sorted(problems.items())),
-        "index": {"sha256": digest}, "state": state,
-    }  # fmt: skip
+        "name": name,
+        "format": FORMAT,
+        "card": None,
+        "samples": samples,
+        "shards": shards,
+        "members": member_names(home / "index.parquet"),
+        "splits": _splits(home / "index.parquet", samples),
+        "problems": dict(sorted(problems.items())),
+        "index": {"sha256": digest},
+        "state": state,
+    }
     with written_whole(home / "dataset.json") as partial:
         partial.write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
     return info
+
+
+def _splits(index: Path, samples: int) -> dict[str, Any]:
+    """Return `all`, and the splits that the samples name themselves (shards written by `ShardWriter`)."""
+    counts: Counter[str] = Counter()
+    with pq.ParquetFile(index) as file:
+        for group in range(file.num_row_groups):
+            counts.update(file.read_row_group(group, ["split"]).column(0).to_pylist())
+    named = {
+        name: {"where": "split = '" + name.replace("'", "''") + "'", "count": count}
+        for name, count in sorted(counts.items())
+        if name != ALL
+    }
+    return {ALL: {"where": "true", "count": samples}, **(named if len(named) <= MAX_SPLITS else {})}
 
 
 def _rows(path: Path, problems: Counter[str]) -> Iterator[Row]:
@@ -141,11 +162,11 @@ def _row(handle: int, group: _Group, problems: Counter[str]) -> Row | None:
     try:
         sample = unpack(group.key, contents)
     except ValueError:
-        problems["unreadable_json"] += 1
+        problems["unreadable JSON"] += 1
         return None
     if not sample.media and not sample.captions:
         # Downloaders leave a lone JSON for what they could not fetch.
-        problems["empty_sample"] += 1
+        problems["empty sample"] += 1
         return None
     try:
         facts = probe(group.key, sample.media)
@@ -169,7 +190,7 @@ def _groups(path: Path, problems: Counter[str]) -> Iterator[_Group]:
                 yield group
             group = _Group(key, info.offset)
         if name in group.members:
-            problems["repeated_member"] += 1
+            problems["repeated member"] += 1
         else:
             group.members[name] = (info.offset_data, info.size)
         group.end = info.offset_data + info.size + -info.size % tarfile.BLOCKSIZE
@@ -184,12 +205,12 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
         with tarfile.open(path, "r:") as tar:
             while (info := tar.next()) is not None:
                 # The list of members would grow with the tar.
-                tar.members = []
+                tar.members = []  # type: ignore[attr-defined]
                 last, end = f"after '{info.name}'", info.offset_data + info.size
                 yield info
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(
-            f"{path}: no readable tar, {last}: {error}; compressed tars have to be unpacked, damaged ones made again"
+            f"{path}: no readable tar, {last}: {error}; unpack compressed tars, make damaged ones again"
         ) from error
     _expect_end(path, last, end)
 

@@ -83,8 +83,8 @@ class ShardWriter:
     """Writes samples into `<out>/<name>-000000.tar` and so on.
 
     A shard is written under a temporary name and renamed when it is complete. Headers carry no time, owner or
-    group, so equal samples give equal bytes. Use it as a context manager; after an error the unfinished shard is
-    removed and the finished ones stay.
+    group, so equal samples give equal bytes. Use it as a context manager; after an error the unfinished shard
+    is removed and the finished ones stay.
 
     Args:
         out: folder, made if missing.
@@ -119,13 +119,13 @@ class ShardWriter:
         """Append a sample and return its row of the index (without `shard`).
 
         Raises:
-            BadSampleError: the sample cannot be stored (bad or repeated key, unreadable picture, nothing in it);
-                nothing was written, the writer goes on with the next sample.
+            BadSampleError: the sample cannot be stored (bad or repeated key, unreadable picture, nothing in
+                it); nothing was written, the writer goes on with the next sample.
             DataError: the card is at fault (see `pack` and `make_row`), or the file cannot be written.
         """
         members = pack(sample)
         if sample.key in self._keys:
-            raise BadSampleError("duplicate_key", sample.key, "the key is already in the dataset")
+            raise BadSampleError("repeated key", sample.key, "the key is already in the dataset")
         facts = probe(sample.key, sample.media)
         block, places = _lay_out(sample.key, members)
         if self._shard and self._shard.is_full(len(block), self._shard_size, self._max_bytes):

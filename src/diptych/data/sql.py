@@ -11,6 +11,11 @@ import pyarrow as pa
 from diptych.errors import DataError
 from diptych.resolve import nearest
 
+STATEMENTS = frozenset(
+    {"select", "with", "describe", "summarize", "from", "show", "explain", "pivot", "values"}
+)
+"""Words that begin a statement."""
+
 
 def run_query(index: Path, sql: str, columns: Sequence[str]) -> pa.Table:
     """Return the result of a query over the view `samples`.
@@ -47,21 +52,13 @@ def matching_rows(index: Path, conditions: Sequence[str], columns: Sequence[str]
     return np.asarray(rows, dtype=np.int64)
 
 
-def is_condition(sql: str) -> bool:
-    """Tell whether `sql` is a bare condition rather than a statement."""
+def as_condition(sql: str) -> str | None:
+    """Return `sql` as a condition (a leading WHERE is dropped), or None if it is a whole statement."""
     first = re.match(r"\s*([A-Za-z]*)", sql)
     word = first.group(1).lower() if first else ""
-    return word not in {
-        "select",
-        "with",
-        "describe",
-        "summarize",
-        "from",
-        "show",
-        "explain",
-        "pivot",
-        "values",
-    }
+    if word in STATEMENTS:
+        return None
+    return re.sub(r"^\s*where\b", "", sql, flags=re.IGNORECASE)
 
 
 def _connect(index: Path) -> duckdb.DuckDBPyConnection:
@@ -90,11 +87,16 @@ def _explain(sql: str, error: duckdb.Error, columns: Sequence[str]) -> DataError
     if not wrong:
         return DataError(f"cannot run `{_one_line(sql)}`: {message}")
     name = wrong.group(1)
-    if f'"{name}"' in sql:
-        hint = f"; texts stand in single quotes: '{name}'"
-    else:
-        hint = nearest(name, columns)
-    return DataError(f"no column '{name}' in `{_one_line(sql)}`{hint} (columns: {', '.join(columns)})")
+    quoted = f'"{name}"' in sql
+    hint = f"; texts stand in single quotes: '{name}'" if quoted else nearest(name, columns)
+    return DataError(
+        f"no column '{name}' in `{_one_line(sql)}`{hint} (columns: {', '.join(of_interest(columns))})"
+    )
+
+
+def of_interest(columns: Sequence[str]) -> list[str]:
+    """Return the columns that people select by: all but places and checksums."""
+    return [name for name in columns if name != "crc32" and not name.endswith(("_offset", "_size"))]
 
 
 def _first_line(error: duckdb.Error) -> str:

@@ -1,0 +1,228 @@
+"""`diptych data`: dataset cards, preparation, checks, queries, reports."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diptych.cli.common import console, progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from diptych.data.cards.base import Card
+    from diptych.data.prepare import Summary
+
+FIRST_ROWS = 10
+"""Samples shown below the count of a bare condition."""
+
+CardArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="CARD", help="Name of a dataset card, see `diptych data list`.", show_default=False
+    ),
+]
+DatasetArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DIR", help="A prepared dataset, a folder of WebDataset tars, or one tar.", show_default=False
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command group to the application."""
+    group = typer.Typer(no_args_is_help=True, help="Prepare, check, query and show datasets.")
+    group.command("list")(list_cards)
+    group.command("show")(show)
+    group.command("prepare")(prepare)
+    group.command("verify")(verify)
+    group.command("query")(query)
+    group.command("report")(report)
+    app.add_typer(group, name="data")
+
+
+def list_cards() -> None:
+    """List the dataset cards."""
+    from rich.table import Table
+
+    from diptych.data.cards import CARDS
+    from diptych.data.prepare import load_card
+
+    table = Table("card", "what it is", "raw files", "licence", box=None)
+    for name in CARDS:
+        card = load_card(name)
+        raw = "needed" if card.needs_raw else "optional" if card.sources else "none"
+        table.add_row(name, card.title, raw, card.licence)
+    console().print(table)
+
+
+def show(card: CardArgument) -> None:
+    """Show what a card is, where its raw files come from, and how to prepare it."""
+    from diptych.data.prepare import load_card
+
+    typer.echo(_describe(load_card(card)))
+
+
+def prepare(
+    card: CardArgument,
+    out: Annotated[Path, typer.Option(help="Folder for the dataset.", show_default=False)],
+    raw: Annotated[
+        Path | None, typer.Option(help="Folder with the raw files, where the card needs it.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-o", metavar="NAME=VALUE", help="An option of the card (repeatable)."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace another dataset in the folder.")] = False,
+    shard_size: Annotated[int, typer.Option(help="Samples in a shard.")] = 5000,
+) -> None:
+    """Turn raw files into shards with an index. Interrupted, the same command goes on where it was."""
+    from diptych.data.prepare import load_card
+    from diptych.data.prepare import prepare as run
+
+    found = load_card(card)
+    options = _options(option or [])
+    with progress(f"preparing {card}") as bar:
+        summary = run(
+            found, raw, out, options=options, shard_size=shard_size, force=force, progress=bar.update
+        )
+    _print_summary(card, summary)
+
+
+def verify(dataset: DatasetArgument) -> None:
+    """Check every byte of a dataset; names each damaged file and sample (exit status 1)."""
+    from diptych.data.verify import verify as run
+
+    with progress(f"checking {dataset}") as bar:
+        verdict = run(dataset, bar.update)
+    for damage in verdict.damages:
+        typer.echo(f"damaged: {damage}")
+    what = f"{verdict.samples} samples in {verdict.shards} shards ({_size(verdict.bytes)})"
+    if verdict.sound:
+        typer.echo(f"{dataset}: {what}, all as written")
+        return
+    typer.echo(f"{dataset}: {what}, {len(verdict.damages)} damages found", err=True)
+    raise typer.Exit(1)
+
+
+def query(
+    dataset: DatasetArgument,
+    sql: Annotated[
+        str,
+        typer.Argument(
+            metavar="SQL",
+            help='SELECT ... FROM samples, or a bare condition such as "width > 60".',
+            show_default=False,
+        ),
+    ],
+    limit: Annotated[int, typer.Option(help="Rows to print.", min=1)] = 50,
+) -> None:
+    """Ask the index of a dataset (DuckDB's SQL over the view `samples`)."""
+    from diptych.data.index import ShardDataset
+    from diptych.data.sql import as_condition, of_interest
+
+    opened = ShardDataset.open(dataset)
+    condition = as_condition(sql)
+    if condition is None:
+        _print_table(opened.query(sql), limit)
+        return
+    selection = opened.select(where=condition)
+    typer.echo(f"{len(selection)} of {opened.size} samples")
+    if len(selection):
+        rows = selection.rows[: min(limit, FIRST_ROWS)]
+        columns = [name for name in of_interest(opened.columns) if name != "sha256"]
+        _print_table(opened.take(columns, rows), limit)
+
+
+def report(
+    dataset: DatasetArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Page to write; default: report.html in the dataset.", show_default=False),
+    ] = None,
+) -> None:
+    """Write a page with counts, distributions and examples of a dataset."""
+    from diptych.report.data import write_data_report
+
+    default = dataset / "report.html" if dataset.is_dir() else dataset.with_suffix(".html")
+    typer.echo(write_data_report(dataset, out or default))
+
+
+def _options(given: list[str]) -> dict[str, str]:
+    from diptych.errors import UsageError
+
+    options: dict[str, str] = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise UsageError(f"-o {text}: expected NAME=VALUE")
+        if name in options:
+            raise UsageError(f"-o {text}: '{name}' is given twice")
+        options[name] = value
+    return options
+
+
+def _describe(card: "Card") -> str:
+    lines = [f"{card.name}: {card.title}", "", card.description.strip(), ""]
+    lines += [f"licence:   {card.licence}"]
+    lines += [f"homepage:  {card.homepage}"] if card.homepage else []
+    lines += [f"citation:  {card.citation}"] if card.citation else []
+    lines += ["", "raw files (put them under one folder, RAW, with these paths):"] if card.sources else []
+    for source in card.sources:
+        lines.append(
+            f"  RAW/{source.path}{'' if source.required else '  (optional)'}\n      from {source.origin}"
+        )
+    if card.sources and not card.needs_raw:
+        lines.append("  None of them is needed: without --raw the card uses what ships with Diptych.")
+    lines += ["", "splits:"]
+    for name, split in card.splits.items():
+        count = f"{split.expected} samples" if split.expected is not None else "any number of samples"
+        lines.append(f"  {name}: {count} where {split.where}" + (f"  ({split.note})" if split.note else ""))
+    lines += ["", "options (-o NAME=VALUE):"] if card.options else []
+    lines += [f"  {name}: {text}" for name, text in card.options.items()]
+    raw = " --raw RAW" if card.needs_raw else ""
+    lines += ["", "prepare it with:", f"  diptych data prepare {card.name}{raw} --out data/{card.name}"]
+    return "\n".join(lines)
+
+
+def _print_summary(card: str, summary: "Summary") -> None:
+    counted = f"{summary.samples} samples in {summary.shards} shard{'s' if summary.shards != 1 else ''}"
+    if summary.already:
+        typer.echo(f"{card}: already prepared in {summary.out} ({counted}); nothing to do")
+    else:
+        went_on = f" ({summary.resumed} shards were finished before)" if summary.resumed else ""
+        typer.echo(f"{card}: {counted} in {summary.out}{went_on}")
+    for name, count in summary.splits.items():
+        typer.echo(f"  split {name}: {count}")
+    for cause, count in summary.problems.items():
+        typer.echo(f"  problem: {cause}: {count}")
+        for example in summary.examples.get(cause, []):
+            typer.echo(f"    {example}")
+    for warning in summary.warnings:
+        typer.echo(f"  warning: {warning}", err=True)
+
+
+def _print_table(table: "pa.Table", limit: int) -> None:
+    from rich.table import Table
+
+    shown = Table(*(str(name) for name in table.column_names), box=None)
+    for row in table.slice(0, limit).to_pylist():
+        shown.add_row(*(_cell(row[name]) for name in table.column_names))
+    console().print(shown)
+    if len(table) > limit:
+        typer.echo(f"... {len(table) - limit} more rows (--limit)")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.4g} {unit}"
+        count /= 1000
+    return f"{count:.4g} TB"
