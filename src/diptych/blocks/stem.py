@@ -60,6 +60,7 @@ class PatchStem(nn.Module):
     def __init__(self, image_size: int, patch_size: int, width: int, init: Init) -> None:
         super().__init__()
         self.cell = patch_size
+        self.overlaps = False
         self.side = image_size // patch_size
         self.projection = nn.Conv2d(3, width, patch_size, patch_size)
         draw_matrix(self.projection.weight, init, 3 * patch_size**2)
@@ -77,6 +78,7 @@ class ConvStem(nn.Module):
     def __init__(self, image_size: int, width: int, config: ConvStemConfig, init: Init) -> None:
         super().__init__()
         self.cell = config.cell
+        self.overlaps = True  # a token sees pixels beyond its own cell
         self.side = image_size // config.cell
         self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         stages: list[nn.Module] = []

@@ -30,7 +30,9 @@ class EveConfig(SystemConfig):
     activation: Activation = Field("quick_gelu", description="Activation of the feed-forward networks.")
     vocab_size: int = Field(64000, ge=1, description="Rows of the word table; at least the tokenizer's size.")
     max_text_tokens: int = Field(196, ge=1, description="Rows of the text position table.")
-    pair_text_tokens: int = Field(40, ge=1, description="Longest text of a picture-text pair.")
+    class_sum: bool = Field(
+        False, description="Ours: add the scaled sum of the word vectors to the first text token."
+    )
     drop_path: float = Field(
         0.1, ge=0, lt=1, description="Stochastic depth of the last layer; the first has 0."
     )
@@ -68,10 +70,6 @@ class EveConfig(SystemConfig):
         wrong = [i for i in self.moe_layers if not 0 <= i < self.layers]
         if wrong:
             raise ValueError(f"moe_layers {wrong}: expected numbers from 0 to {self.layers - 1} (layers - 1)")
-        if self.pair_text_tokens > self.max_text_tokens:
-            raise ValueError(
-                f"pair_text_tokens {self.pair_text_tokens} is above max_text_tokens {self.max_text_tokens}"
-            )
         return self
 
     def published(self) -> "EveConfig":

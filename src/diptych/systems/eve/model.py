@@ -13,7 +13,6 @@ from diptych.blocks.embeddings import TextEmbedding, VisualEmbedding
 from diptych.blocks.init import draw_linears, draw_matrix, draw_vector
 from diptych.blocks.moe import Mixture
 from diptych.blocks.stem import build_stem
-from diptych.errors import DataError
 from diptych.systems.eve.config import EPS, EveConfig
 from diptych.systems.eve.layers import Layout, MultiwayLayer, build_slot
 from diptych.systems.protocol import (
@@ -42,7 +41,7 @@ class EveModel(VisionLanguageModel):
         self.config = config
         self.width = config.width
         self.image_spec = ImageSpec(config.image_size)
-        self.text_spec = TextSpec(config.pair_text_tokens, config.vocab_size)
+        self.text_spec = TextSpec(config.max_text_tokens, config.vocab_size)
         stem = build_stem(
             config.stem, config.image_size, config.patch_size, config.width, config.conv, config.init
         )
@@ -52,6 +51,7 @@ class EveModel(VisionLanguageModel):
             config.max_text_tokens,
             config.width,
             dropout=config.text_dropout,
+            class_sum=config.class_sum,
             eps=EPS,
             word_std=config.word_std,
         )
@@ -108,7 +108,7 @@ class EveModel(VisionLanguageModel):
 
     def encode_text(self, ids: Tensor, mask: Tensor) -> Encoded:
         """Encode token ids [B, L] int64 with their mask [B, L] bool."""
-        x = self.text(ids)
+        x = self.text(ids, mask)
         hidden, aux = self._run(x, Layout(0, x.shape[1], mask.bool()))
         tokens = self.norm(hidden)
         return Encoded(tokens, tokens[:, 0], mask.bool(), aux, hidden[:, 0])
@@ -116,16 +116,10 @@ class EveModel(VisionLanguageModel):
     def fuse(self, visual: Tensor, ids: Tensor, mask: Tensor) -> Fused:
         """Read pictures (or embeddings [B, P, D]) and texts [B, L] together.
 
-        Raises:
-            DataError: the texts are longer than `pair_text_tokens`.
+        The published code splits by a fixed text length (40); here the actual lengths decide, so texts may be
+        padded to any length that the position table has.
         """
-        if ids.shape[1] > self.config.pair_text_tokens:
-            raise DataError(
-                f"text of {ids.shape[1]} tokens in a picture-text pair: expected at most"
-                f" {self.config.pair_text_tokens}; lower data.text.max_tokens or raise"
-                " system.pair_text_tokens"
-            )
-        image, text = self._visual_tokens(visual), self.text(ids)
+        image, text = self._visual_tokens(visual), self.text(ids, mask)
         x = torch.cat([image, text], 1)
         P = image.shape[1]
         visual_mask = torch.ones(image.shape[:2], dtype=torch.bool, device=image.device)

@@ -40,7 +40,6 @@ def read_config(state: Mapping[str, Tensor], heads: int | None = None) -> EveCon
         raise CheckpointError(
             f"width {width} is no multiple of 64: the number of attention heads must be given"
         )
-    text_rows = shapes["pos_embed_text"][0]
     config = EveConfig.model_validate(
         {
             "image_size": grid_side(shapes["pos_embed_vision"][0]) * patch,
@@ -48,8 +47,7 @@ def read_config(state: Mapping[str, Tensor], heads: int | None = None) -> EveCon
             "width": width,
             "heads": heads or width // 64,
             "vocab_size": shapes["word_embedding.weight"][0],
-            "max_text_tokens": text_rows,
-            "pair_text_tokens": min(40, text_rows),
+            "max_text_tokens": shapes["pos_embed_text"][0],
             **_read_layers(shapes),
         }
     )

@@ -39,7 +39,6 @@ class EveSystem:
             hidden=48,
             vocab_size=120,
             max_text_tokens=16,
-            pair_text_tokens=16,
             drop_path=0.0,
             text_dropout=0.0,
             init="fan_in",

@@ -1,0 +1,58 @@
+"""What masked pre-training hides. Legend: B batch, N patches, L text tokens."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diptych.data.masking import blockwise_patch_mask, mask_tokens, random_patch_mask
+from diptych.data.text import Tokenizer
+from diptych.systems.eve.pretrain_config import EvePretrainConfig
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A batch with signals hidden. M patches a picture and any number of words are hidden."""
+
+    pixels: Tensor
+    """[B, 3, H, W] normalised, nothing hidden."""
+    hidden: Tensor
+    """[B, N] bool"""
+    ids: Tensor
+    """[B, L] int64, nothing hidden."""
+    shown: Tensor
+    """[B, L] int64, hidden words replaced."""
+    mask: Tensor
+    """[B, L] bool, False at padding."""
+    selected: Tensor
+    """[B, L] bool, True at hidden words."""
+
+
+def hide(
+    pixels: Tensor,
+    ids: Tensor,
+    mask: Tensor,
+    side: int,
+    tokenizer: Tokenizer,
+    config: EvePretrainConfig,
+    generator: torch.Generator,
+) -> Masked:
+    """Draw what is hidden from normalised pictures [B, 3, H, W] of `side` patches a side and texts [B, L]."""
+    if config.image_mask == "random":
+        hidden = random_patch_mask(len(ids), side**2, config.image_mask_ratio, generator)
+    else:
+        hidden = equal_rows(blockwise_patch_mask(len(ids), side, side, config.image_mask_ratio, generator))
+    shown, selected = mask_tokens(ids, mask, tokenizer, config.text_mask_ratio, generator, config.text_mask)
+    return Masked(pixels, hidden.to(ids.device), ids, shown, mask, selected)
+
+
+def trim(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Cut off columns of [B, L] that are padding in every row (at least one column stays)."""
+    used = int(mask.any(0).sum().clamp(min=1))
+    return ids[:, :used], mask[:, :used]
+
+
+def equal_rows(hidden: Tensor) -> Tensor:
+    """Show patches of [B, N] again, the last ones first, until every row hides equally many."""
+    least = hidden.sum(1).min()
+    return hidden & (hidden.cumsum(1) <= least)
