@@ -156,7 +156,9 @@ def test_report_shows_results_examples_and_data(tmp_path: Path, dataset: Path) -
         "two directions x (two rankings of ours, two of the baseline, chance)"
     )
     assert checker.marked == 3, "odd queries find theirs first, even ones at rank 6, which is not shown"
-    assert checker.charts == 4 + 1, "loss and measures of two runs, one numeric column of the data"
+    assert checker.charts == 4 + 2, (
+        "loss and measures of two runs; two columns of the data hold numbers that differ"
+    )
     assert checker.pictures >= 6 * 5
     assert "2.00×" in text
     assert "two towers, reranked" in text

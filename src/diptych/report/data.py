@@ -14,7 +14,7 @@ from diptych.report.plots import histogram
 GRID = 24
 TOP_VALUES = 8
 FEW = 60
-INTERNAL = {"key", "shard", "sha256", "match_id"}
+INTERNAL = {"key", "shard", "sha256", "crc32", "match_id"}
 """Columns that identify rather than describe."""
 
 
