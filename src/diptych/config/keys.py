@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from diptych.config.schema import Section, section_of, variants_of
 from diptych.errors import ConfigError
@@ -19,6 +20,11 @@ class Key:
     field: FieldInfo
     default: object
     """PydanticUndefined where the setting must be given."""
+
+    @property
+    def is_required(self) -> bool:
+        """Whether there is no default."""
+        return self.default is PydanticUndefined
 
     @property
     def plain(self) -> str:

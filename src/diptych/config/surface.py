@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 
-from pydantic_core import PydanticUndefined
-
 from diptych.config.keys import Key, walk
 from diptych.config.schema import Section
 from diptych.config.values import to_yaml, type_name
@@ -16,9 +14,13 @@ def surface(schema: type[Section]) -> list[str]:
 
 def line(key: Key) -> str:
     """Return a setting with its type and default, or "(required)"."""
-    if key.default is PydanticUndefined:
-        return f"{key.path}: {type_name(key.field)} (required)"
-    return f"{key.path}: {type_name(key.field)} = {to_yaml(key.default)}"
+    default = default_text(key)
+    return f"{key.path}: {type_name(key.field)} {default if key.is_required else f'= {default}'}"
+
+
+def default_text(key: Key) -> str:
+    """Return the default of a setting as one line of YAML, or "(required)"."""
+    return "(required)" if key.is_required else to_yaml(key.default)
 
 
 def diff(a: Section, b: Section) -> list[str]:

@@ -1,0 +1,51 @@
+"""How long `import diptych` and `diptych --help` take, beside an empty interpreter and `import torch`.
+
+Run with `python benchmarks/startup.py [--json FILE] [--repeats N]`. Goals: under 0.5 s and under 1 s.
+The fastest of N runs counts: other work on the machine only ever adds time.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HELP = ["-c", "import sys; from diptych.cli.main import run; sys.exit(run(['--help']))"]
+MEASURED = [("import diptych", ["-c", "import diptych"]), ("diptych --help", HELP)]
+PEERS = [("python -c pass", ["-c", "pass"]), ("import torch", ["-c", "import torch"])]
+
+
+def fastest(arguments: list[str], repeats: int) -> float:
+    """Return the seconds of the fastest of several runs of the interpreter with these arguments."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def main() -> None:
+    """Measure, print the table, write JSON if asked."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    peers = {name: fastest(arguments, options.repeats) for name, arguments in PEERS}
+    rows = []
+    for name, arguments in MEASURED:
+        value = fastest(arguments, options.repeats)
+        for peer, seconds in peers.items():
+            ratio = round(value / seconds, 3)
+            rows.append({"name": name, "value": round(value, 4), "unit": "s", "peer": peer, "ratio": ratio})
+    print(f"{'what':<16} {'seconds':>8}  {'peer':<16} {'seconds':>8} {'ratio':>7}")
+    for row in rows:
+        peer = str(row["peer"])
+        print(f"{row['name']:<16} {row['value']:>8.3f}  {peer:<16} {peers[peer]:>8.3f} {row['ratio']:>7.2f}")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+import runpy
+from pathlib import Path
+
+import pytest
+from doc_blocks import Block, command_lines, read_blocks
+from test_examples import parse
+
+ROOT = Path(__file__).parent.parent.parent
+
+PAGE = """# Title
+
+```bash test fails
+diptych train a.yaml "b=c d" \\
+  -- e=f | tee log; diptych config keys
+# diptych not this
+echo diptych
+```
+
+````text
+```bash
+diptych inside another fence
+```
+````
+
+```yaml file=x/a.yaml
+a: 1
+```
+"""
+
+
+def test_blocks_of_a_page() -> None:
+    bash, text, yaml = read_blocks(PAGE)
+    assert (bash.language, bash.words, bash.line) == ("bash", ("test", "fails"), 3)
+    assert text.language == "text"
+    assert yaml == Block("yaml", ("file=x/a.yaml",), "a: 1\n", 16)
+    assert (yaml.file, bash.file) == ("x/a.yaml", None)
+    assert command_lines(bash, "diptych") == [["train", "a.yaml", "b=c d", "--", "e=f"], ["config", "keys"]]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nothing"], ["config", "nothing"], ["config", "show"], ["config", "show", "x", "--nothing"]],
+)
+def test_a_command_line_that_does_not_parse_is_found(arguments: list[str]) -> None:
+    with pytest.raises(Exception, match=r"nothing|RECIPE"):
+        parse(arguments)
+
+
+def test_a_command_line_that_parses() -> None:
+    assert parse(["config", "show", "x", "a=1", "--", "b=2"])["settings"] == ["a=1", "--", "b=2"]
+    assert parse(["--version"]) == {}
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    generate = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    assert generate["outdated"]() == [], "run `make docs` and commit what it writes"
