@@ -30,14 +30,10 @@ class TwoTowerConfig(SystemConfig):
     class_sum: bool = Field(
         False, description="Add the scaled sum of the word vectors to the first text token."
     )
-    drop_path: float = Field(
-        0.0, ge=0, lt=1, description="Stochastic depth of the last layers; the first have 0."
-    )
+    drop_path: float = Field(0.0, ge=0, lt=1, description="Stochastic depth of the last layers.")
     text_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout of the word embeddings.")
     layer_scale: float = Field(0.1, description="Initial value of the layer scales.")
-    init: Init = Field(
-        "published", description="Start of matrices: normal 0.02, or by fan-in for small widths."
-    )
+    init: Init = Field("published", description="Start of matrices: normal 0.02, or by fan-in.")
     word_std: float = Field(0.02, gt=0, description="Standard deviation of fresh word embeddings.")
 
     @model_validator(mode="after")
