@@ -33,10 +33,13 @@ class Split:
 class Convert(Protocol):
     """Turns raw files into samples, in an order that does not change between calls.
 
-    `raw` is None when the card can do without (data that ships with the package); `options` are the card's own.
+    `raw` is None when the card can do without (data that ships with the package); `options` are the card's
+    own.
     """
 
-    def __call__(self, raw: Path | None, options: Mapping[str, str]) -> Iterator[Sample]: ...
+    def __call__(self, raw: Path | None, options: Mapping[str, str]) -> Iterator[Sample]:
+        """Yield the samples."""
+        ...
 
 
 @dataclass(frozen=True)

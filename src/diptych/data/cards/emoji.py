@@ -73,8 +73,9 @@ CARD = Card(
         "transparency, and their English names, tags, categories and translated names (de, es, fr, ja, zh). "
         "A concept is an emoji that all four styles show. Left out are flags, components (skin tones, hair), "
         "skin-tone variants and zero-width-joiner sequences (mostly variants by gender or profession). "
-        "Ships with the package at 64 pixels; the npm packages give any size. A known quirk of the source: "
-        "Fluent draws 'grinning cat' and 'cat face' alike."
+        "Ships with the package at 64 pixels; the npm packages give any size, and "
+        "`python -m diptych.data.cards.emoji_build --raw DIR --out FILE` makes the shipped table from them. "
+        "A known quirk of the source: Fluent draws 'grinning cat' and 'cat face' alike."
     ),
     licence=(
         "Noto: Apache-2.0 (Google). Twemoji: CC BY 4.0 (Twitter and contributors). Fluent: MIT (Microsoft). "
@@ -87,7 +88,7 @@ CARD = Card(
         "train_seen_concepts": Split(
             "style <> 'twemoji' AND NOT held_out_concept",
             3 * (CONCEPTS - HELD_OUT),
-            "without the tenth of the concepts (of each group) that is held out",
+            "without the tenth of the concepts (of each category) that is held out",
         ),
         "unseen_concepts": Split(
             "style <> 'twemoji' AND held_out_concept",
