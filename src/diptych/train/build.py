@@ -1,4 +1,4 @@
-"""From a configuration to the objects of a run; every mismatch between sections is found before data is read."""
+"""From a configuration to the objects of a run; sections that do not fit are found before data is read."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +27,8 @@ def check_config(config: RunConfig) -> None:
     """Check that system, task and data fit each other, on a model without memory.
 
     Raises:
-        ConfigError: a task that the system does not support or whose needs it lacks; a size or length that data and
+        ConfigError: a task that the system does not support or whose needs it lacks; a size or length that
+        data and
             system disagree about. The message names both keys.
     """
     system: System = look_up(SYSTEMS, config.system.name, "system")
@@ -35,7 +36,8 @@ def check_config(config: RunConfig) -> None:
     if config.task.name not in system.supports:
         known = ", ".join(sorted(system.supports))
         raise ConfigError(
-            f"task.name = {config.task.name} is nothing that system.name = {config.system.name} can do (it does: {known})"
+            f"task.name = {config.task.name} is nothing that system.name = {config.system.name} can do "
+            f"(it does: {known})"
         )
     with torch.device("meta"):
         model = system.build(config.system)
@@ -67,8 +69,10 @@ def build_task(config: RunConfig, tokenizer: Tokenizer) -> Task:
     model = build_model(config.system)
     if tokenizer.vocab_size > model.text_spec.vocab_size:
         raise ConfigError(
-            f"the tokenizer (data.text.tokenizer = {config.data.text.tokenizer}) has {tokenizer.vocab_size} tokens, "
-            f"but {_key(config.system, 'vocab_size')} = {model.text_spec.vocab_size}; raise the latter to at least "
+            f"the tokenizer (data.text.tokenizer = {config.data.text.tokenizer}) has "
+            f"{tokenizer.vocab_size} tokens, "
+            f"but {_key(config.system, 'vocab_size')} = {model.text_spec.vocab_size}; raise the latter "
+            f"to at least "
             f"{tokenizer.vocab_size}"
         )
     task: Task = look_up(TASKS, config.task.name, "task")(model, config.task, tokenizer)
@@ -76,7 +80,7 @@ def build_task(config: RunConfig, tokenizer: Tokenizer) -> Task:
 
 
 def load_task(path: str | Path) -> tuple[RunConfig, Task]:
-    """Load a trained task in eval mode from a run directory (its export, else its newest checkpoint) or an export.
+    """Load a trained task in eval mode from an export, or a run directory (export or newest checkpoint).
 
     Raises:
         CheckpointError: no weights there, a damaged file, or weights that do not fit their own configuration.
@@ -134,7 +138,8 @@ def _config_of(folder: Path) -> RunConfig:
     missing = [key for key in ("system", "task") if not facts.get(key)]
     if missing:
         raise CheckpointError(
-            f"{folder / FACTS}: holds no {' and no '.join(missing)} section, so it cannot be used as it is; train a "
+            f"{folder / FACTS}: holds no {' and no '.join(missing)} section, so it cannot be used as it "
+            f"is; train a "
             f"task from it with init_from.path={folder}"
         )
     known = {key: value for key, value in facts.items() if key in RunConfig.model_fields}
@@ -145,7 +150,8 @@ def _check_image(config: RunConfig, model: VisionLanguageModel) -> None:
     ours, theirs = config.data.image.size, model.image_spec.size
     if ours != theirs:
         raise ConfigError(
-            f"data.image.size = {ours}, but {_key(config.system, 'image_size')} = {theirs}; set both to the same side"
+            f"data.image.size = {ours}, but {_key(config.system, 'image_size')} = {theirs}; set both to "
+            f"the same side"
         )
 
 

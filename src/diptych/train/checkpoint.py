@@ -21,9 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from diptych.errors import CheckpointError
 from diptych.train.files import out_of_room, sync_folder, sync_tree, write_json, write_text
@@ -64,7 +67,7 @@ class Checkpoints:
         return found[-1] if found else None
 
     def tidy(self) -> list[str]:
-        """Remove what a kill during a write left, and return a sentence about each thing that does not count."""
+        """Remove what a kill during a write left; return a sentence about each thing that does not count."""
         notes = []
         for path in sorted(self.folder.glob(".step_*.tmp")):
             shutil.rmtree(path)
@@ -80,7 +83,8 @@ class Checkpoints:
         """Write a checkpoint and delete the oldest beyond `keep`.
 
         Raises:
-            CheckpointError: it could not be written; nothing of it is left and the earlier ones are untouched.
+            CheckpointError: it could not be written; nothing of it is left and the earlier ones are
+            untouched.
         """
         final = self.folder / f"step_{snapshot.step:08d}"
         aside = self.folder / f".{final.name}.tmp"
@@ -97,7 +101,7 @@ class Checkpoints:
             aside.replace(final)
             sync_folder(self.folder)
             write_text(self.folder / "latest", final.name + "\n")
-        except (OSError, RuntimeError, dcp.CheckpointException) as error:
+        except (OSError, RuntimeError, CheckpointException) as error:
             shutil.rmtree(aside, ignore_errors=True)
             raise self._failure(snapshot, final, error) from error
         self._rotate(keep)
@@ -118,9 +122,10 @@ class Checkpoints:
             trainer = json.loads((path / "trainer.json").read_text(encoding="utf-8"))
             loader = json.loads((path / "loader.json").read_text(encoding="utf-8"))
             return Snapshot(trainer["step"], _read_tensors(path / "state"), trainer, loader)
-        except (OSError, ValueError, KeyError, RuntimeError, dcp.CheckpointException) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, CheckpointException) as error:
             raise CheckpointError(
-                f"{path}: damaged checkpoint ({_first_line(error)}); delete this folder and give the same command "
+                f"{path}: damaged checkpoint ({_first_line(error)}); delete this folder and give the "
+                f"same command "
                 f"again to go on from {self._before(path)}"
             ) from error
 
@@ -151,7 +156,8 @@ class Checkpoints:
         cause = "the disk is full or a file size limit is reached" if full else _first_line(error)
         return CheckpointError(
             f"{final}: the checkpoint could not be written: {cause} (it needs about {need / MIB:.1f} MiB, "
-            f"{free / MIB:.1f} MiB are free there); {kept}; make room and give the same command again to go on"
+            f"{free / MIB:.1f} MiB are free there); {kept}; make room and give the same command again to "
+            f"go on"
         )
 
 
@@ -159,11 +165,11 @@ def _write_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
     with warnings.catch_warnings():
         # One process is what is meant; torch warns about it each time.
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-        dcp.save(dict(tensors), storage_writer=dcp.FileSystemWriter(folder), no_dist=True)
+        save(dict(tensors), storage_writer=FileSystemWriter(folder), no_dist=True)
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    reader = dcp.FileSystemReader(folder)
+    reader = FileSystemReader(folder)
     stored = reader.read_metadata().state_dict_metadata
     tensors = {
         name: torch.empty(facts.size, dtype=facts.properties.dtype)
@@ -172,7 +178,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-        dcp.load(tensors, storage_reader=reader, no_dist=True)
+        load(tensors, storage_reader=reader, no_dist=True)
     return tensors
 
 

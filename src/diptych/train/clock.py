@@ -17,7 +17,8 @@ class CpuClock:
         """Return the CPU seconds (user and system) used by the run up to now.
 
         Args:
-            workers: CPU seconds of processes that still run; the system only tells those of processes that ended.
+            workers: CPU seconds of processes that still run; the system only tells those of processes that
+            ended.
         """
         return self._offset + _cpu_seconds() + workers
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,12 +17,13 @@ from diptych.data.batch import Batch
 from diptych.data.index import Selection, ShardDataset
 from diptych.data.loader import Loader
 from diptych.data.text import Tokenizer
-from diptych.errors import DataError, DiptychError, RunError
+from diptych.errors import ConfigError, DataError, DiptychError, RunError
 from diptych.systems.task import Loss, StepContext, Task
 from diptych.train.build import build_task, check_config, make_tokenizer
 from diptych.train.checkpoint import Checkpoints, Snapshot
 from diptych.train.clock import CpuClock
 from diptych.train.config import RunConfig
+from diptych.train.diagnose import describe, shorten
 from diptych.train.export import (
     Weights,
     averaged,
@@ -48,8 +50,6 @@ from diptych.train.rundir import RunDirectory
 from diptych.train.schedule import Extent, lr_factor
 from diptych.train.signals import Signals, StoppedError
 
-KEYS_SHOWN = 8
-
 
 @dataclass(frozen=True)
 class RunResult:
@@ -64,19 +64,24 @@ class RunResult:
 
 
 def train(
-    resolved: Resolved[RunConfig], run_dir: str | Path, *, resume: bool = True, progress: bool = True
+    resolved: Resolved[RunConfig],
+    run_dir: str | Path,
+    *,
+    resume: Literal["auto", "never"] = "auto",
+    progress: bool = True,
 ) -> RunResult:
-    """Create the run directory, or go on with the run in it, until training has ended and the model is exported.
+    """Start a run, or go on with it, until training has ended and the model is exported.
 
     Args:
         resolved: the configuration with its sources (`resolve_run`).
         run_dir: the run directory. One that holds the same recipe is continued from its newest checkpoint.
-        resume: False refuses a directory that holds a run already.
+        resume: "never" refuses a directory that holds a run already.
         progress: show a bar (on a terminal) or lines on stderr.
 
     Raises:
         ConfigError: sections that do not fit each other; nothing was started.
-        RunError: the directory holds another run; a loss or gradient that is not finite; a full disk. `StoppedError`
+        RunError: the directory holds another run; a loss or gradient that is not finite; a full disk.
+        `StoppedError`
             after SIGINT or SIGTERM.
         CheckpointError: a checkpoint that cannot be written or read, weights that do not fit.
         DataError: a dataset or sample that cannot be read.
@@ -84,9 +89,11 @@ def train(
     config, path = resolved.config, Path(run_dir)
     device = choose_device(config.train.device)
     check_config(config)
-    dataset = _dataset(config)
     try:
-        with RunDirectory.opened(path, resolved, resume=resume) as run, RunLog(path, show=progress) as log:
+        with (
+            RunDirectory.opened(path, resolved, resume=resume == "auto") as run,
+            RunLog(path, show=progress) as log,
+        ):
             if run.finished:
                 step = int(read_facts(run.export).get("step", 0))
                 log.say(
@@ -95,7 +102,7 @@ def train(
                 return RunResult(path, run.export, step, trained=False)
             try:
                 with computing(device, config.train.threads), Signals() as signals:
-                    return _Trainer(run, log, signals, dataset, device).run()
+                    return _Trainer(run, log, signals, device).run()
             except DiptychError as error:
                 log.record(f"stopped: {error}")
                 raise
@@ -103,23 +110,31 @@ def train(
         if not out_of_room(error):
             raise
         raise RunError(
-            f"{path}: the disk is full or a file size limit is reached ({error}); finished checkpoints are intact; "
+            f"{path}: the disk is full or a file size limit is reached ({error}); finished checkpoints "
+            f"are intact; "
             f"make room and give the same command again to go on"
         ) from error
 
 
-def _dataset(config: RunConfig) -> ShardDataset:
-    if not config.data.path:
-        raise RunError("data.path: no dataset is given; set it to a folder that `diptych data prepare` made")
-    return ShardDataset.open(config.data.path)
+def _select(config: RunConfig) -> Selection:
+    data = config.data
+    if not data.path:
+        raise ConfigError(
+            "data.path: no dataset is given; set it to a folder that `diptych data prepare` made"
+        )
+    selection = ShardDataset.open(data.path).select(data.split, data.where)
+    if len(selection) == 0:
+        raise DataError(
+            f"{data.path}: data.split = {data.split} and data.where = {data.where} select no samples; "
+            f"`diptych data query {data.path}` shows what there is"
+        )
+    return selection
 
 
 class _Trainer:
     """The state of a run in memory, and the loop that moves it on."""
 
-    def __init__(
-        self, run: RunDirectory, log: RunLog, signals: Signals, dataset: ShardDataset, device: torch.device
-    ) -> None:
+    def __init__(self, run: RunDirectory, log: RunLog, signals: Signals, device: torch.device) -> None:
         self.run_dir, self.log, self.signals, self.device = run, log, signals, device
         self.config = config = run.config
         self.extent = Extent.of(config.train)
@@ -129,9 +144,9 @@ class _Trainer:
         newest = self.checkpoints.newest()
         snapshot = self.checkpoints.load(newest) if newest else None
         self.clock = CpuClock(snapshot.trainer["cpu_seconds"] if snapshot else 0.0)
-        selection = dataset.select(config.data.split, config.data.where)
+        selection = _select(config)
         init = _initial_weights(config) if snapshot is None else None
-        self.tokenizer = self._tokenizer(selection, init)
+        self.tokenizer = self._tokenizer(selection, init, resumed=snapshot is not None)
         self.task, self.fresh = self._task(init, snapshot)
         self.optimizer = build_optimizer(self.task, config.optim, self.fresh)
         self.average = Average(self.task, config.train.ema) if config.train.ema else None
@@ -139,6 +154,7 @@ class _Trainer:
         self.step = 0
         if snapshot is not None:
             self._restore(snapshot)
+        self.progress = self._progress()
         run.cut_metrics(self.step)
         run.record_environment(self.step)
         self.figures = Figures()
@@ -146,9 +162,9 @@ class _Trainer:
 
     # Setting up
 
-    def _tokenizer(self, selection: Selection, init: Weights | None) -> Tokenizer:
+    def _tokenizer(self, selection: Selection, init: Weights | None, *, resumed: bool) -> Tokenizer:
         folder = self.run_dir.path / "tokenizer"
-        if (self.run_dir.path / "checkpoints").exists():
+        if resumed:
             return Tokenizer.from_file(folder)
         tokenizer, origin = make_tokenizer(self.config, selection, init)
         tokenizer.save(folder)
@@ -183,7 +199,8 @@ class _Trainer:
             else f"{self.extent.steps} steps"
         )
         self.log.say(
-            f"{self.run_dir.path}: {self.config.task.name} with {self.config.system.name} ({count:,} parameters) on "
+            f"{self.run_dir.path}: {self.config.task.name} with {self.config.system.name} ({count:,} "
+            f"parameters) on "
             f"{len(selection):,} samples, {extent}, {self.device.type}, {self.config.train.precision}, "
             f"{torch.get_num_threads()} threads, diptych {diptych.__version__}"
         )
@@ -197,19 +214,20 @@ class _Trainer:
         with closing(self.loader):
             batches = iter(self.loader)
             written = self.step
-            while (progress := self._progress()) < 1:
+            while self.progress < 1:
+                before = self.progress
                 try:
-                    self._train_step(batches, progress)
+                    self._train_step(batches)
                 except DataError:
                     # A signal to the whole process group ends the workers too; the last step is still whole.
                     if not self.signals.received:
                         raise
                 else:
-                    self._log(progress)
-                if self.signals.received:
+                    self._log(before)
+                if self.signals.received and self.progress < 1:
                     self._stop(written)
                 every = self.config.train.checkpoint_every
-                if every and self.step % every == 0 and self._progress() < 1:
+                if every and self.step % every == 0 and self.progress < 1:
                     self._checkpoint()
                     written = self.step
             if written < self.step:
@@ -218,35 +236,40 @@ class _Trainer:
         return RunResult(self.run_dir.path, self.run_dir.export, self.step, trained=True)
 
     def _progress(self) -> float:
+        """Measure how far the run is; done once a step, so that everything about the step agrees."""
         return self.extent.progress(self.step, self._cpu_seconds())
 
     def _cpu_seconds(self) -> float:
         return self.clock.seconds(self.loader.worker_cpu_seconds)
 
-    def _train_step(self, batches: Iterator[Batch], progress: float) -> None:
+    def _train_step(self, batches: Iterator[Batch]) -> None:
         """Do one step: the weights change only if everything before that went well."""
         started = time.monotonic()
         group = [next(batches) for _ in range(self.config.train.accumulate)]
         self.figures.waited(time.monotonic() - started)
         samples = sum(len(batch) for batch in group)
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self._backward(group, progress, samples)
+        losses = self._backward(group, samples)
         norm = total_norm(self.task.parameters(), self.config.train.clip)
         if not torch.isfinite(sum((loss.total.detach() for loss in losses), norm.float())):
-            raise self._not_finite(losses, norm, group)
-        set_lr(self.optimizer, self._lr(progress))
+            raise self._not_finite(losses, norm, [key for batch in group for key in batch.keys])
+        set_lr(self.optimizer, self._lr())
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.step)
         self.figures.step(samples, norm)
         self.step += 1
+        self.progress = self._progress()
 
-    def _backward(self, group: list[Batch], progress: float, samples: int) -> list[Loss]:
+    def _backward(self, group: list[Batch], samples: int) -> list[Loss]:
         """Add up the gradients of the batches of a step, each by its share of the samples."""
         seed, step = self.config.seed, self.step
-        # Dropout and its like draw from the global generator; the task and the pictures have streams of their own.
+        # Dropout and its like draw from the global generator; the task and the pictures have streams of
+        # their own.
         torch.manual_seed(derived_seed(seed, step, "model"))
-        context = StepContext(step, progress, torch.Generator().manual_seed(derived_seed(seed, step, "task")))
+        context = StepContext(
+            step, self.progress, torch.Generator().manual_seed(derived_seed(seed, step, "task"))
+        )
         pictures = torch.Generator().manual_seed(derived_seed(seed, step, "augment"))
         losses = []
         for batch in group:
@@ -263,7 +286,8 @@ class _Trainer:
         lacking = [name for name in self.task.batch_fields if getattr(batch, name) is None]
         if lacking:
             raise RunError(
-                f"task.name = {self.config.task.name} needs {', '.join(sorted(lacking))}, which the samples of "
+                f"task.name = {self.config.task.name} needs {', '.join(sorted(lacking))}, which the "
+                f"samples of "
                 f"data.path = {self.config.data.path} do not have"
             )
         moved = batch.to(self.device, non_blocking=True)
@@ -272,34 +296,23 @@ class _Trainer:
         data = self.config.data
         return replace(moved, images=augment(moved.images, data.augment, generator, data.image.background))
 
-    def _lr(self, progress: float) -> float:
-        return self.config.optim.lr * lr_factor(self.config.schedule, self.extent, self.step, progress)
+    def _lr(self) -> float:
+        return self.config.optim.lr * lr_factor(self.config.schedule, self.extent, self.step, self.progress)
 
-    def _not_finite(self, losses: list[Loss], norm: Tensor, group: list[Batch]) -> RunError:
-        keys = [key for batch in group for key in batch.keys]
+    def _not_finite(self, losses: list[Loss], norm: Tensor, keys: list[str]) -> RunError:
         self.log.record(f"samples of step {self.step + 1}: {' '.join(keys)}")
-        loss = sum(float(loss.total) for loss in losses) / len(losses)
-        parts = {
-            name: sum(float(loss.parts[name]) for loss in losses) / len(losses) for name in losses[0].parts
-        }
-        bad = [
-            n for n, p in self.task.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
-        ]
         newest = self.checkpoints.newest()
         return RunError(
-            f"step {self.step + 1}: loss {loss:.6g} ({', '.join(f'{n} {v:.6g}' for n, v in parts.items()) or 'no parts'}), "
-            f"gradient norm {float(norm):.6g}: not finite, the weights were not changed; gradients that are not "
-            f"finite: {len(bad)} ({', '.join(bad[:3]) or 'none'}); samples: {', '.join(keys[:KEYS_SHOWN])}"
-            f"{f' and {len(keys) - KEYS_SHOWN} more (all in log.txt)' if len(keys) > KEYS_SHOWN else ''}; newest "
-            f"checkpoint: {newest.name if newest else 'none'}; lower optim.lr, raise schedule.warmup, lower "
-            f"train.clip or use train.precision=fp32"
+            f"step {self.step + 1}: {describe(self.task, losses, norm)}; the weights were not changed; samples: "
+            f"{shorten(keys)} (all in log.txt); newest checkpoint: {newest.name if newest else 'none'}; lower "
+            f"optim.lr, raise schedule.warmup, set train.clip or train.precision=fp32"
         )
 
     # What is left behind
 
     def _log(self, before: float) -> None:
-        """Move the bar, and write a row where one is due: at the first and the last step and every `log_every`."""
-        progress = self._progress()
+        """Move the bar; write a row at the first and the last step and every `log_every` in between."""
+        progress = self.progress
         due = self.step == 1 or progress >= 1 or self.step % self.config.train.log_every == 0
         if not due:
             self.log.moved(progress, self.step, "")
@@ -317,7 +330,8 @@ class _Trainer:
         }
         left = (1 - progress) / max(progress - before, 1e-9) / max(figures["steps_per_second"], 1e-9)
         summary = (
-            f"step {self.step}{f'/{self.extent.steps}' if self.extent.steps else ''}  loss {row['loss']:.4f}  "
+            f"step {self.step}{f'/{self.extent.steps}' if self.extent.steps else ''}  loss "
+            f"{row['loss']:.4f}  "
             f"lr {row['lr']:.2e}  {row['samples_per_second']:.0f} samples/s  {duration(left)} left"
         )
         self.log.row(row, summary)
@@ -330,7 +344,7 @@ class _Trainer:
             tensors |= {f"ema/{k}": v for k, v in self.average.tensors.items()}
         trainer = {
             "cpu_seconds": self._cpu_seconds(),
-            "progress": self._progress(),
+            "progress": self.progress,
             "fresh": self.fresh,
             "diptych": diptych.__version__,
             "torch": torch.__version__,
@@ -349,7 +363,8 @@ class _Trainer:
         newest = self.checkpoints.newest()
         at = newest.name if newest else "the start: no step was done"
         raise StoppedError(
-            f"{self.run_dir.path}: stopped on request after step {self.step}; give the same command again to go on "
+            f"{self.run_dir.path}: stopped on request after step {self.step}; give the same command "
+            f"again to go on "
             f"from {at}",
             self.signals.received,
         )

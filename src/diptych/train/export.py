@@ -109,7 +109,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def find_weights(path: str | Path, key: str = "path") -> Path:
-    """Return the export or checkpoint that `path` means: itself, or the one in a run directory (export first).
+    """Return the export or checkpoint that `path` means: itself, or one in a run directory (export first).
 
     Raises:
         CheckpointError: nothing there; the message names what was looked for, and similar names.
@@ -118,7 +118,8 @@ def find_weights(path: str | Path, key: str = "path") -> Path:
     if not root.is_dir():
         siblings = [p.name for p in root.parent.iterdir() if p.is_dir()] if root.parent.is_dir() else []
         raise CheckpointError(
-            f"{key} = {root}: no such directory; expected a run directory or an export{nearest(root.name, siblings)}"
+            f"{key} = {root}: no such directory; expected a run directory or an "
+            f"export{nearest(root.name, siblings)}"
         )
     for candidate in (root, root / "export"):
         if (candidate / WEIGHTS).exists() and (candidate / FACTS).exists():
@@ -129,7 +130,8 @@ def find_weights(path: str | Path, key: str = "path") -> Path:
     if newest is not None:
         return newest
     raise CheckpointError(
-        f"{key} = {root}: no weights there; looked for {WEIGHTS} with {FACTS}, for export/{WEIGHTS}, and for a "
+        f"{key} = {root}: no weights there; looked for {WEIGHTS} with {FACTS}, for export/{WEIGHTS}, and "
+        f"for a "
         f"complete checkpoint in checkpoints/"
     )
 

@@ -9,10 +9,8 @@ from torch import Tensor
 from diptych.errors import CheckpointError
 from diptych.systems.task import Task
 from diptych.train.config import InitConfig
+from diptych.train.diagnose import shorten
 from diptych.train.export import Weights
-
-LISTED = 12
-"""Names written out in a message; more are counted."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,8 @@ def fill(task: Task, weights: Weights, config: InitConfig) -> Filled:
     """Copy weights into a task by name.
 
     Raises:
-        CheckpointError: names that only one side has and no pattern allows, or tensors of another shape; the message
+        CheckpointError: names that only one side has and no pattern allows, or tensors of another shape; the
+        message
             lists all of them, both ways.
     """
     own = task.state_dict()
@@ -57,9 +56,9 @@ def fill(task: Task, weights: Weights, config: InitConfig) -> Filled:
     task.load_state_dict(usable, strict=False)
     report = [f"init_from: {len(usable)} of {len(own)} tensors from {weights.folder} (step {weights.step})"]
     if missing:
-        report.append(f"init_from: fresh, not in the source: {_names(missing)}")
+        report.append(f"init_from: fresh, not in the source: {shorten(missing)}")
     if unexpected:
-        report.append(f"init_from: dropped, not in the task: {_names(unexpected)}")
+        report.append(f"init_from: dropped, not in the task: {shorten(unexpected)}")
     return Filled(missing, report)
 
 
@@ -67,20 +66,15 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _names(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + rest
-
-
 def _problem(what: str, names: Sequence[str], option: str) -> str:
     if not names:
         return ""
     head = names[0].partition(".")[0]
-    return f"{what} {_names(names)} (if that is meant: init_from.{option}=['{head}.*'])"
+    return f"{what} {shorten(names)} (if that is meant: init_from.{option}=['{head}.*'])"
 
 
 def _shapes(names: Sequence[str], own: dict[str, Tensor], source: dict[str, Tensor]) -> str:
     if not names:
         return ""
     shown = [f"{n} is {list(source[n].shape)} there and {list(own[n].shape)} here" for n in names]
-    return f"other shapes: {_names(shown)} (make the system's settings equal)"
+    return f"other shapes: {shorten(shown)} (make the system's settings equal)"

@@ -20,7 +20,8 @@ logger = logging.getLogger("diptych")
 class RunLog:
     """The logs of one run. Use it as a context manager.
 
-    Everything that goes to the `diptych` logger while it is open lands in log.txt with the time of day. On a terminal
+    Everything that goes to the `diptych` logger while it is open lands in log.txt with the time of day. On a
+    terminal
     stderr shows a progress bar, and messages above it; otherwise one line per `train.log_every` steps.
     """
 
@@ -67,7 +68,7 @@ class RunLog:
         logger.info(text, extra={"file_only": True})
 
     def row(self, row: Mapping[str, Any], summary: str) -> None:
-        """Append a row of figures to metrics.jsonl and TensorBoard, and say `summary` where there is no bar."""
+        """Append a row of figures to metrics.jsonl and TensorBoard; say `summary` where there is no bar."""
         with (self._folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         if self._board is None:

@@ -47,7 +47,8 @@ def parameter_groups(task: Task, config: OptimConfig, fresh: Collection[str]) ->
 def build_optimizer(task: Task, config: OptimConfig, fresh: Collection[str]) -> torch.optim.AdamW:
     """Build AdamW over `parameter_groups`.
 
-    It is torch's fused AdamW. Published EVE code adds eps before the bias correction and decays after the update;
+    It is torch's fused AdamW. Published EVE code adds eps before the bias correction and decays after the
+    update;
     the difference is of the order lr * weight_decay * update and below what a change of seed does.
     """
     groups = parameter_groups(task, config, fresh)
@@ -61,7 +62,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimizer's state as "<slot>/<parameter name>" -> tensor (parameters never updated have none)."""
+    """Return the state as "<slot>/<parameter name>" -> tensor (parameters never updated have none)."""
     tensors = {}
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
@@ -92,7 +93,8 @@ def total_norm(parameters: Iterable[nn.Parameter], clip: float) -> Tensor:
 class Average:
     """An exponential moving average of a task's parameters.
 
-    The decay starts at 1/10 and rises to its value as (1 + step) / (10 + step), so that the first weights do not
+    The decay starts at 1/10 and rises to its value as (1 + step) / (10 + step), so that the first weights do
+    not
     linger.
     """
 

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Iterator
 
 import torch
+from torch.utils import deterministic
 
 from diptych.errors import ConfigError
 
@@ -31,26 +32,29 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def computing(device: torch.device, threads: int) -> Iterator[None]:
     """Set threads and deterministic algorithms for the duration of a run, and put back what was there.
 
-    Deterministic algorithms are switched on for the CPU only, where they cost nothing measurable. On a GPU they
-    would slow attention down; there, a resumed run repeats the order of samples and all draws but not the last bits.
+    Deterministic algorithms are switched on for the CPU only, where they cost nothing measurable. On a GPU
+    they
+    would slow attention down; there, a resumed run repeats the order of samples and all draws but not the
+    last bits.
     """
     before = (
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,
+        deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
     )
     if threads:
         torch.set_num_threads(threads)
     if device.type == "cpu":
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+        # Filling fresh memory is a debugging aid that costs time.
+        deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1], warn_only=before[2])
-        torch.utils.deterministic.fill_uninitialized_memory = before[3]
+        deterministic.fill_uninitialized_memory = before[3]  # type: ignore[attr-defined]
 
 
 def derived_seed(seed: int, step: int, stream: str) -> int:

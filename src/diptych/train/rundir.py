@@ -23,6 +23,7 @@ import diptych
 from diptych.config.layers import Resolved, dump_yaml, resolve
 from diptych.config.surface import diff
 from diptych.errors import ConfigError, RunError
+from diptych.train.checkpoint import Checkpoints
 from diptych.train.config import RunConfig
 from diptych.train.files import write_json, write_text
 
@@ -39,8 +40,10 @@ FREE_KEYS = (
     "train.device",
     "evaluate.",
 )
-"""Settings that may change while a run goes on: they do not enter the mathematics of its steps. Another number of
-threads or another device may round differently in the last bits."""
+"""Settings that may change while a run goes on: they do not enter the mathematics of its steps.
+
+Another number of threads or another device may round differently in the last bits.
+"""
 
 
 class RunDirectory:
@@ -56,7 +59,8 @@ class RunDirectory:
         """Create the directory, or go on with it; locked against a second process while the context lasts.
 
         Raises:
-            RunError: it holds a run of another recipe (the message lists the differing keys), something that is no
+            RunError: it holds a run of another recipe (the message lists the differing keys), something that
+            is no
                 run, or a run that another process is training; or it exists and `resume` is off.
         """
         path.mkdir(parents=True, exist_ok=True)
@@ -130,7 +134,8 @@ def _check(path: Path, config: RunConfig, resume: bool) -> None:
         others = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
         if others:
             raise RunError(
-                f"{path}: exists and holds no run ({', '.join(others[:5])}; config.yaml is missing); choose another "
+                f"{path}: exists and holds no run ({', '.join(others[:5])}; config.yaml is missing); "
+                f"choose another "
                 f"directory with name=... or --run-dir, or empty this one"
             )
         return
@@ -143,10 +148,13 @@ def _check(path: Path, config: RunConfig, resume: bool) -> None:
             f"{path}: holds a run whose config.yaml this version of Diptych cannot read ({error}); "
             f"choose another name=..., or delete the directory"
         ) from error
+    if Checkpoints(path / "checkpoints").newest() is None and not (path / "export").exists():
+        return  # nothing of it was kept, so nothing is lost when it starts anew with other settings
     changes = [line for line in diff(before, config) if not free(line.partition(": ")[0])]
     if changes:
         raise RunError(
-            f"{path}: holds a run of another recipe (there -> now): {'; '.join(changes)}. Choose another name=... or "
+            f"{path}: holds a run of another recipe (there -> now): {'; '.join(changes)}. Choose another "
+            f"name=... or "
             f"--run-dir for a new run, delete the directory to start over, or give the settings of "
             f"{recorded} to go on with it"
         )
@@ -160,7 +168,8 @@ def _lock(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(
-                f"{path}: another process is training in this directory; wait for it, stop it, or choose another "
+                f"{path}: another process is training in this directory; wait for it, stop it, or choose "
+                f"another "
                 f"name=..."
             ) from None
         yield

@@ -34,8 +34,10 @@ class Extent:
 def lr_factor(config: ScheduleConfig, extent: Extent, step: int, progress: float) -> float:
     """Return the fraction of the peak learning rate for the step with number `step` (from 0).
 
-    With a number of steps this is the published schedule: `W = int(warmup * steps)` steps of warm-up, then the shape
-    over `(step - W) / (steps - W)`. Warm-up runs through 1/(W+1), 2/(W+1), ...; with `zero_first_step` through
+    With a number of steps this is the published schedule: `W = int(warmup * steps)` steps of warm-up, then
+    the shape
+    over `(step - W) / (steps - W)`. Warm-up runs through 1/(W+1), 2/(W+1), ...; with `zero_first_step`
+    through
     0/W, 1/W, .... With a budget of CPU seconds, progress takes the place of the step.
     """
     if extent.steps is None:

@@ -9,7 +9,7 @@ from diptych.errors import RunError
 
 
 class StoppedError(RunError):
-    """Training was stopped by a signal after a step and a checkpoint; exit status 128 + number of the signal."""
+    """A signal stopped training after a step and a checkpoint; exit status 128 + its number."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
