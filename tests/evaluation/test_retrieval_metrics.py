@@ -150,7 +150,7 @@ def test_published_figures_by_hand() -> None:
     # 2 pictures with 2 texts each; picture 0 finds its text 1 first, picture 1 finds text 2 second.
     i2t = np.array([[0.1, 0.9, 0.5, 0.3], [0.9, 0.1, 0.5, 0.3]])
     figures = itm_eval(i2t, i2t.T.copy(), {0: 0, 1: 0, 2: 1, 3: 1}, {0: [0, 1], 1: [2, 3]})
-    # Texts 0..3 score the pictures (0.1, 0.9), (0.9, 0.1), (0.5, 0.5), (0.3, 0.3); of equal scores the reversed
+    # Texts 0..3 score (0.1, 0.9), (0.9, 0.1), (0.5, 0.5), (0.3, 0.3); of equal scores the reversed
     # argsort puts picture 1 first.
     assert figures["txt_r1"] == 50
     assert figures["txt_r5"] == 100

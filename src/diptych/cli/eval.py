@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from diptych.cli.common import SettingsArgument, console, progress
+from diptych.cli.common import RecipeCommand, SettingsArgument, console, progress
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,7 +17,7 @@ DIRECTIONS = {"image_to_text": "picture → text", "text_to_image": "text → pi
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command("eval")(evaluate)
+    app.command("eval", cls=RecipeCommand)(evaluate)
 
 
 def evaluate(
@@ -45,7 +45,9 @@ def evaluate(
 class Report(Protocol):
     """What evaluations call with their progress."""
 
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Report that `done` of `total` are done in this stage."""
+        ...
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from diptych.train.precision import autocast, choose_device, computing
 Progress = Callable[[str, int, int], None]
 
 FIXED = ("system", "optim", "schedule", "train", "init_from", "name", "seed")
-"""Settings that are decided once a model is trained; overriding them in an evaluation would mean nothing."""
+"""Settings that are decided once a model is trained: an evaluation cannot change them."""
 
 
 def evaluate(path: str | Path, overrides: Sequence[str] = (), progress: Progress | None = None) -> Path:

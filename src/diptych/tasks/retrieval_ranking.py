@@ -16,6 +16,7 @@ from torch import Tensor
 from diptych.data.batch import Batch
 from diptych.errors import DataError, RunError
 from diptych.metrics.retrieval import Floats, Ints, top_candidates
+from diptych.objectives.contrastive import contrastive_logits
 from diptych.systems.task import EvalData, Evaluation
 from diptych.tasks.retrieval_results import Candidates, Ranking, figures, predictions
 
@@ -194,7 +195,7 @@ def _chunks(total: int, size: int) -> Iterator[slice]:
 
 def similarities(task: "RetrievalTask", pictures: Pictures, text_features: Tensor) -> Floats:
     """Return the cosine similarities [N, M] float32 (no temperature)."""
-    result: Floats = (pictures.features @ text_features.t()).numpy()
+    result: Floats = contrastive_logits(pictures.features, text_features, 1.0).numpy()
     if not np.isfinite(result).all():
         raise RunError(
             f"{int((~np.isfinite(result)).sum())} of {result.size} similarities are not finite: the weights "

@@ -1,0 +1,293 @@
+"""Evaluation of retrieval on a toy EVE, against a plain loop over queries."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diptych.data.batch import Batch
+from diptych.data.image import normalise
+from diptych.data.text import Tokenizer
+from diptych.errors import DataError, RunError, UsageError
+from diptych.systems.protocol import Encoded, ImageSpec, TextSpec, VisionLanguageModel
+from diptych.systems.task import EvalData
+from diptych.tasks.retrieval import RetrievalTask
+from diptych.tasks.retrieval_config import RetrievalConfig
+
+MakeTask = Callable[..., RetrievalTask]
+MakeData = Callable[..., EvalData]
+
+# Pictures 0 and 4 are one concept, 2 and 5 are two concepts with one name; 3 has three captions.
+CAPTIONS = [
+    ["red cat"],
+    ["blue dog", "sad cat"],
+    ["old car"],
+    ["green tree", "white moon", "hot sun"],
+    ["red cat", "sad red cat"],
+    ["old car"],
+    ["small house"],
+]
+MATCH_IDS = [10, 11, 12, 13, 10, 15, 16]
+TEXTS = list(dict.fromkeys(text for captions in CAPTIONS for text in captions))
+RIGHT = {
+    text: {
+        i for i, m in enumerate(MATCH_IDS) if m in {MATCH_IDS[j] for j, c in enumerate(CAPTIONS) if text in c}
+    }
+    for text in TEXTS
+}
+
+
+def quiet(stage: str, done: int, total: int) -> None:
+    pass
+
+
+def evaluate(task: RetrievalTask, data: EvalData) -> Any:
+    return task.evaluate(data, quiet)
+
+
+class Plain:
+    """The same evaluation query by query and pair by pair, nothing shared, nothing batched."""
+
+    def __init__(self, task: RetrievalTask, data: EvalData, k: int, score: str) -> None:
+        self.task, self.k, self.score = task.eval(), k, score
+        batches = list(data.batches())
+        self.images = torch.cat([b.images for b in batches if b.images is not None])
+        self.keys = [key for b in batches for key in b.keys]
+        with torch.no_grad():
+            self.similarity = [[self.similar(i, text) for text in TEXTS] for i in range(len(self.images))]
+
+    def picture(self, i: int) -> Tensor:
+        return normalise(self.images[i : i + 1], self.task.model.image_spec)
+
+    def tokens(self, text: str) -> tuple[Tensor, Tensor]:
+        return self.task.tokenizer.encode([text], 8)
+
+    def similar(self, i: int, text: str) -> float:
+        image = self.task.itc.project_visual(self.task.model.encode_visual(self.picture(i)).pooled)
+        other = self.task.itc.project_text(self.task.model.encode_text(*self.tokens(text)).pooled)
+        return float((image * other).sum())
+
+    def rerank(self, i: int, j: int) -> float:
+        assert self.task.itm is not None
+        with torch.no_grad():
+            no, yes = self.task.itm(self.task.model.fuse(self.picture(i), *self.tokens(TEXTS[j])).pooled)[
+                0
+            ].tolist()
+        odds = yes - no
+        similar = self.similarity[i][j] / self.task.itc.temperature.item()
+        return {"itm": yes, "log_odds": odds, "sum": similar + 0.5 * odds}[self.score]
+
+    def ranks(self) -> dict[tuple[str, str], int]:
+        result = {}
+        for i, key in enumerate(self.keys):
+            order = self.order(
+                [self.similarity[i][j] for j in range(len(TEXTS))], lambda j, i=i: self.rerank(i, j)
+            )
+            result["image_to_text", key] = next(r for r, j in enumerate(order, 1) if i in RIGHT[TEXTS[j]])
+        for j, text in enumerate(TEXTS):
+            order = self.order([row[j] for row in self.similarity], lambda i, j=j: self.rerank(i, j))
+            result["text_to_image", text] = next(r for r, i in enumerate(order, 1) if i in RIGHT[text])
+        return result
+
+    def order(self, similarity: list[float], rerank: Callable[[int], float]) -> list[int]:
+        first = sorted(range(len(similarity)), key=lambda c: -similarity[c])
+        return sorted(first[: self.k], key=lambda c: -rerank(c)) + first[self.k :]
+
+
+@pytest.mark.parametrize("score", ["itm", "log_odds", "sum"])
+@pytest.mark.parametrize("batching", ["pairs", "queries"])
+def test_ranks_equal_a_plain_loop(
+    make_task: MakeTask, make_data: MakeData, score: str, batching: str
+) -> None:
+    data = make_data(CAPTIONS, MATCH_IDS)
+    settings = {"k_test": 3, "rerank_score": score, "rerank_weight": 0.5, "rerank_batching": batching}
+    task = make_task(**settings, pair_batch=5, text_batch=4)
+    got = evaluate(task, data)
+    expected = Plain(task, data, 3, score).ranks()
+    assert {(row["direction"], row["query"]): row["rank"] for row in got.predictions} == expected
+    assert len(set(expected.values())) > 2  # the toy model is neither perfect nor constant
+    ranks = np.array([rank for (direction, _), rank in expected.items() if direction == "image_to_text"])
+    assert got.metrics["scores"]["reranked"]["image_to_text"]["R@1"] == pytest.approx((ranks == 1).mean())
+    assert got.metrics["scores"]["reranked"]["image_to_text"]["median_rank"] == np.median(ranks)
+
+
+def test_keeping_pixels_instead_of_embeddings_changes_nothing(
+    make_task: MakeTask, make_data: MakeData
+) -> None:
+    data = make_data(CAPTIONS, MATCH_IDS)
+    kept, again = (evaluate(make_task(k_test=3, embedding_memory_mb=mb), data) for mb in (64, 0))
+    for a, b in zip(kept.predictions, again.predictions, strict=True):
+        assert [t["id"] for t in a["top"]] == [t["id"] for t in b["top"]]
+        assert [t["score"] for t in a["top"]] == pytest.approx([t["score"] for t in b["top"]], abs=1e-5)
+
+
+def test_what_is_right(make_task: MakeTask, make_data: MakeData) -> None:
+    result = evaluate(make_task(), make_data(CAPTIONS, MATCH_IDS))
+    right = {(row["direction"], row["query"]): row["right"] for row in result.predictions}
+    assert right["text_to_image", "red cat"] == ["picture0", "picture4"]
+    assert right["text_to_image", "sad red cat"] == ["picture0", "picture4"]  # one match id
+    assert right["text_to_image", "old car"] == ["picture2", "picture5"]  # one name of two concepts
+    assert right["text_to_image", "sad cat"] == ["picture1"]
+    assert right["image_to_text", "picture0"] == ["red cat", "sad red cat"]
+    assert right["image_to_text", "picture3"] == ["green tree", "white moon", "hot sun"]
+
+
+def test_each_caption_is_its_own_text_when_asked(make_task: MakeTask, make_data: MakeData) -> None:
+    result = evaluate(make_task(eval_texts="each"), make_data(CAPTIONS, MATCH_IDS))
+    assert result.metrics["texts"] == sum(map(len, CAPTIONS)) == 11
+    right = [row["right"] for row in result.predictions if row["query"] == "old car"]
+    assert right == [["picture2"], ["picture5"]]
+
+
+def test_metrics_have_the_documented_form(make_task: MakeTask, make_data: MakeData) -> None:
+    result = evaluate(make_task(k_test=4), make_data(CAPTIONS, MATCH_IDS, skipped={"decode": 2}))
+    metrics = result.metrics
+    assert (metrics["task"], metrics["dataset"], metrics["split"]) == ("retrieval", "toy", "test")
+    assert (metrics["images"], metrics["texts"]) == (7, len(TEXTS))
+    assert metrics["headline"] == "reranked"
+    assert set(metrics["scores"]) == {"contrastive", "reranked"}
+    assert metrics["skipped"] == {"decode": 2}
+    assert metrics["candidates"]["k"] == 4
+    assert metrics["cpu_seconds"] > 0
+    for direction in ("image_to_text", "text_to_image"):
+        assert set(metrics["chance"][direction]) == {"R@1", "R@5", "R@10", "median_rank"}
+        best = metrics["candidates"][f"{direction}_recall"]
+        assert metrics["scores"]["reranked"][direction]["R@1"] <= best <= 1
+    # 9 texts; pictures 0 and 4 have two right ones, 1 two, 3 three, the others one.
+    assert metrics["chance"]["image_to_text"]["R@1"] == pytest.approx((2 + 2 + 1 + 3 + 2 + 1 + 1) / 7 / 9)
+    rows = result.predictions
+    assert {row["direction"] for row in rows} == {"image_to_text", "text_to_image"}
+    assert all((row["direction"] == "image_to_text") == ("key" in row) for row in rows)
+    assert all(len(row["top"]) == 4 for row in rows)
+    layers = result.extra["experts"]["layers"]
+    assert [entry["layer"] for entry in layers] == [1]
+    assert sum(layers[0]["image"]) > 0
+    assert len(layers[0]["text"]) == 3
+
+
+def test_top_agrees_with_the_rank(make_task: MakeTask, make_data: MakeData) -> None:
+    for task in (make_task(k_test=7), make_task(matching=False)):
+        for row in evaluate(task, make_data(CAPTIONS, MATCH_IDS)).predictions:
+            scores = [answer["score"] for answer in row["top"]]
+            assert scores == sorted(scores, reverse=True)
+            assert [a["id"] in row["right"] for a in row["top"]] == [a["right"] for a in row["top"]]
+            place = next((p for p, a in enumerate(row["top"], 1) if a["right"]), None)
+            assert place == row["rank"]
+
+
+def test_without_matching_the_contrastive_ranking_counts(make_task: MakeTask, make_data: MakeData) -> None:
+    result = evaluate(make_task(matching=False), make_data(CAPTIONS, MATCH_IDS))
+    assert result.metrics["headline"] == "contrastive"
+    assert set(result.metrics["scores"]) == {"contrastive"}
+    assert "candidates" not in result.metrics
+
+
+def test_pictures_without_captions_are_answers_but_no_queries(
+    make_task: MakeTask, make_data: MakeData
+) -> None:
+    result = evaluate(make_task(), make_data([["red cat"], [], ["blue dog"]], [1, 2, 3]))
+    assert result.metrics["images"] == 3
+    assert result.metrics["queries"] == {"image_to_text": 2, "text_to_image": 2}
+    assert [row["query"] for row in result.predictions] == ["picture0", "picture2", "red cat", "blue dog"]
+    assert result.metrics["chance"]["text_to_image"]["R@1"] == pytest.approx(1 / 3)
+    assert len(result.predictions[2]["top"]) == 3
+
+
+def test_mode_and_global_randomness_are_left_alone(make_task: MakeTask, make_data: MakeData) -> None:
+    task = make_task().train()
+    state = torch.get_rng_state()
+    first = evaluate(task, make_data(CAPTIONS, MATCH_IDS))
+    assert task.training
+    assert torch.equal(state, torch.get_rng_state())
+    again = evaluate(task, make_data(CAPTIONS, MATCH_IDS))
+    assert again.predictions == first.predictions
+    assert again.extra == first.extra  # the counts of experts start afresh
+
+
+def test_progress_reaches_its_totals(make_task: MakeTask, make_data: MakeData) -> None:
+    seen: dict[str, list[tuple[int, int]]] = {}
+    make_task(k_test=2).evaluate(
+        make_data(CAPTIONS, MATCH_IDS),
+        lambda stage, done, total: seen.setdefault(stage, []).append((done, total)),
+    )
+    assert list(seen) == ["pictures", "texts", "re-ranking"]
+    for reports in seen.values():
+        assert reports == sorted(reports)
+        assert reports[-1][0] == reports[-1][1]
+
+
+def test_nothing_to_rank(make_task: MakeTask, make_data: MakeData) -> None:
+    with pytest.raises(DataError, match=r"toy/test: no readable picture in this selection"):
+        evaluate(make_task(), make_data([], []))
+    with pytest.raises(DataError, match=r"toy/test: no picture of this selection has a caption"):
+        evaluate(make_task(), make_data([[], []], [1, 2]))
+
+
+def test_a_diverged_model_is_reported(make_task: MakeTask, make_data: MakeData) -> None:
+    task = make_task()
+    with torch.no_grad():
+        task.itc.text.weight.fill_(float("nan"))
+    with pytest.raises(RunError, match=r"63 of 63 similarities are not finite"):
+        evaluate(task, make_data(CAPTIONS, MATCH_IDS))
+
+
+class TwoMeans(VisionLanguageModel):
+    """The smallest system: mean colour and mean word; no fusion, no embedding apart, no raw token."""
+
+    capabilities = frozenset({"encode_visual", "encode_text"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.image_spec, self.text_spec = 3, ImageSpec(16), TextSpec(8, 100)
+        self.words = nn.Embedding(100, 3)
+
+    def encode_visual(self, visual: Tensor) -> Encoded:
+        pooled = visual.mean((2, 3))
+        return Encoded(pooled[:, None], pooled, torch.ones(len(pooled), 1, dtype=torch.bool))
+
+    def encode_text(self, ids: Tensor, mask: Tensor) -> Encoded:
+        tokens = self.words(ids)
+        return Encoded(tokens, (tokens * mask[..., None]).sum(1), mask)
+
+
+def test_any_system_with_two_encoders(tokenizer: Tokenizer, make_data: MakeData) -> None:
+    torch.manual_seed(0)
+    task = RetrievalTask(TwoMeans(), RetrievalConfig(matching=False), tokenizer)
+    result = evaluate(task, make_data(CAPTIONS, MATCH_IDS))
+    assert result.metrics["images"] == 7
+    assert result.extra == {}
+    with pytest.raises(UsageError, match=r"TwoMeans gives no token without final normalisation"):
+        evaluate(
+            RetrievalTask(TwoMeans(), RetrievalConfig(matching=False, eval_final_norm=False), tokenizer),
+            make_data(CAPTIONS, MATCH_IDS),
+        )
+
+
+def test_tokens_are_cut_as_in_training(make_task: MakeTask, make_data: MakeData) -> None:
+    seen: list[int] = []
+    task = make_task(matching=False)
+    encode = task.model.encode_text
+
+    def spy(ids: Tensor, mask: Tensor) -> Encoded:
+        seen.append(ids.shape[1])
+        return encode(ids, mask)
+
+    task.model.encode_text = spy  # type: ignore[method-assign]
+    data = make_data([["red cat blue dog small house"]], [1])
+    evaluate(task, EvalData(data.dataset, data.split, data.size, data.batches, max_tokens=5))
+    assert seen == [5]
+
+
+def test_empty_batches_only_count(make_task: MakeTask, make_data: MakeData) -> None:
+    data = make_data(CAPTIONS, MATCH_IDS)
+
+    def batches() -> Iterator[Batch]:
+        yield from data.batches()
+        none = torch.empty(0, dtype=torch.int64)
+        yield Batch(keys=[], positions=none, match_ids=none, captions=[], skipped={"decode": 1})
+
+    result = evaluate(make_task(), EvalData("toy", "test", 8, batches))
+    assert (result.metrics["images"], result.metrics["skipped"]) == (7, {"decode": 1})
