@@ -31,12 +31,12 @@ FIXED = ("system", "optim", "schedule", "train", "init_from", "name", "seed")
 def evaluate(path: str | Path, overrides: Sequence[str] = (), progress: Progress | None = None) -> Path:
     """Evaluate a run or export and return the folder `eval/<task>_<dataset>_<split>` with the results.
 
-    The folder is written aside and renamed, so that it is there completely or not at all; an earlier evaluation
+    The folder is written aside and renamed, so it is there completely or not at all; an earlier evaluation
     of the same split is replaced. It lies in the run directory that `path` is in, else in the export.
 
     Args:
         path: a run directory, an export or a checkpoint.
-        overrides: settings by dotted key (`evaluate.split=test`, `task.k_test=32`); those of training are refused.
+        overrides: settings by dotted key (`evaluate.split=test`, `task.k_test=32`), not those of training.
         progress: called as `progress(stage, done, total)`.
 
     Raises:
