@@ -148,9 +148,9 @@ def render(data: bytes, size: int, what: str) -> Image.Image:
         picture = square
     if side == size:
         return picture
-    # Premultiplied: otherwise the invisible colour of transparent pixels bleeds into the edges.
+    # Pillow resizes RGBA premultiplied, so the invisible colour of transparent pixels stays out of the edges.
     resample = Image.Resampling.BOX if side % size == 0 else Image.Resampling.LANCZOS
-    return picture.convert("RGBa").resize((size, size), resample).convert("RGBA")
+    return picture.resize((size, size), resample)
 
 
 def encode(picture: Image.Image) -> bytes:

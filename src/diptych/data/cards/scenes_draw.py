@@ -50,8 +50,7 @@ class Painter:
         if (hexcode, style) not in self._ready:
             side = max(1, round(0.74 * self._cell))
             with Image.open(BytesIO(self._sprites[hexcode, style])) as opened:
-                premultiplied = opened.convert("RGBA").convert("RGBa")
-            sprite = premultiplied.resize((side, side), Image.Resampling.LANCZOS).convert("RGBA")
+                sprite = opened.convert("RGBA").resize((side, side), Image.Resampling.LANCZOS)
             self._ready[hexcode, style] = sprite
         return self._ready[hexcode, style]
 
