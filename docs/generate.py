@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from diptych.config.keys import Key, walk
+from diptych.config.keys import Key, description, walk
 from diptych.config.surface import default_text, surface
 from diptych.config.values import type_name
 from diptych.data.cards import render_markdown
@@ -31,13 +31,9 @@ def configuration_keys() -> str:
         tables.setdefault(_heading(key.path), []).append(key)
     for heading, keys in tables.items():
         parts.append(f"## {heading}\n")
-        condition = keys[0].condition
-        description = (
-            _description(RunConfig.model_fields[heading.partition("[")[0]]) if heading != "Run" else ""
-        )
-        text = f"{description} With `{condition}`." if condition else description
-        if text:
-            parts.append(text + "\n")
+        about = _about(heading, keys[0].condition)
+        if about:
+            parts.append(about + "\n")
         rows = ["| key | type | default | meaning |", "|---|---|---|---|", *(_row(key) for key in keys)]
         parts.append("\n".join(rows) + "\n")
     return "\n".join(parts)
@@ -48,18 +44,20 @@ def _heading(path: str) -> str:
     return section if dot else "Run"
 
 
+def _about(heading: str, condition: str) -> str:
+    field = RunConfig.model_fields.get(heading.partition("[")[0])
+    text = (field.description or "") if field else ""
+    return f"{text} With `{condition}`." if condition else text
+
+
 def _row(key: Key) -> str:
     cells = [
         f"`{key.plain}`",
         f"`{type_name(key.field)}`",
         f"`{default_text(key)}`",
-        _description(key.field),
+        description(key),
     ]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _description(field: object) -> str:
-    return " ".join((getattr(field, "description", None) or "").split())
 
 
 GENERATED: dict[str, Callable[[], str]] = {

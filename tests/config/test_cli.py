@@ -102,7 +102,17 @@ def test_mistakes_are_lines_and_status_2(
 )
 def test_bad_usage_is_status_2(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     assert main.run(arguments) == 2
-    assert "Error: " in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert captured.err.startswith("error: ")
+    assert captured.err.endswith(" --help)\n")
+
+
+def test_a_group_alone_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["config"]) == 2
+    captured = capsys.readouterr()
+    assert "diff" in captured.out + captured.err
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,11 +4,12 @@ import pytest
 
 from diptych.config.layers import dump_yaml
 from diptych.config.recipes import PACKAGED, packaged_recipes
+from diptych.demo.plan import STAGES
 from diptych.train.config import resolve_run
 
 
 def test_there_are_packaged_recipes() -> None:
-    assert {"eve/pretrain/emoji_tiny", "eve/finetune/emoji_tiny"} <= set(packaged_recipes())
+    assert {stage.recipe for stage in STAGES} <= set(packaged_recipes())
     assert not list(PACKAGED.rglob("*.yml")), "recipes end in .yaml"
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from diptych.config.keys import walk
+from diptych.config.keys import description, walk
 from diptych.config.surface import surface
 from diptych.train.config import RunConfig
 
@@ -21,5 +21,5 @@ def test_the_settings_are_those_of_the_checked_in_list() -> None:
 
 
 def test_every_setting_is_described() -> None:
-    bare = [key.path for key in walk(RunConfig) if not key.field.description]
+    bare = [key.path for key in walk(RunConfig) if not description(key)]
     assert bare == []

@@ -42,7 +42,7 @@ def test_blocks_of_a_page() -> None:
     [["nothing"], ["config", "nothing"], ["config", "show"], ["config", "show", "x", "--nothing"]],
 )
 def test_a_command_line_that_does_not_parse_is_found(arguments: list[str]) -> None:
-    with pytest.raises(Exception, match=r"nothing|RECIPE"):
+    with pytest.raises(Exception, match=r"nothing|recipe"):
         parse(arguments)
 
 

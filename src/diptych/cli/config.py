@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         help="Show what a recipe amounts to, which settings there are, and how recipes differ.",
         no_args_is_help=True,
-        rich_markup_mode=None,
+        rich_markup_mode="markdown",
     )
     app.add_typer(group, name="config")
     group.command("show", cls=RecipeCommand)(show)
@@ -81,11 +81,12 @@ def diff(recipe_a: RecipeArgument, recipe_b: RecipeArgument) -> None:
 def _described(key: "Key") -> list[str]:
     import textwrap
 
+    from diptych.config.keys import description
     from diptych.config.surface import line
 
     indent = "    "
-    text = " ".join((key.field.description or "").split())
-    return [line(key), *textwrap.wrap(text, 100, initial_indent=indent, subsequent_indent=indent)]
+    text = textwrap.wrap(description(key), 100, initial_indent=indent, subsequent_indent=indent)
+    return [line(key), *text]
 
 
 def _print(lines: list[str]) -> None:

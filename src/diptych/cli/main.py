@@ -3,15 +3,18 @@
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import diptych
-from diptych.errors import DiptychError
+from diptych.errors import DiptychError, UsageError
 
 MODULES = ("demo", "data", "train", "eval", "report", "convert", "config")
 """Modules of this package, in the order of `diptych --help`; each has `register(app)`."""
+
+COMMAND_LINE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
+"""What typer raises at wrong command lines; the class itself has no public name."""
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as shells count."""
@@ -25,7 +28,7 @@ def build_app() -> typer.Typer:
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
-        rich_markup_mode=None,
+        rich_markup_mode="markdown",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
@@ -52,16 +55,30 @@ def _version(wanted: bool) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line (without the program's name) and return its exit status."""
     try:
-        build_app()(args=list(arguments), prog_name="diptych")
+        status = build_app()(args=list(arguments), prog_name="diptych", standalone_mode=False)
     except DiptychError as error:
         for line in str(error).splitlines():
             typer.echo(f"error: {line}", err=True)
         return error.exit_status
-    except KeyboardInterrupt:
+    except COMMAND_LINE_ERROR as error:
+        message = _usage_message(error)
+        if message:
+            typer.echo(message, err=True)
+        return UsageError.exit_status
+    except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except SystemExit as end:  # typer ends every command line this way, usage errors with status 2
+    except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    return 0
+    return status if isinstance(status, int) else 0
+
+
+def _usage_message(error: Any) -> str:
+    """Return typer's message on one line, with the command that explains more."""
+    message: str = error.format_message().strip()
+    if not message or "\n" in message:  # a group without a command: its help, which rich has printed already
+        return message
+    where = error.ctx.command_path if error.ctx else "diptych"
+    return f"error: {message.rstrip('.')} (see {where} --help)"
 
 
 def main() -> None:

@@ -79,6 +79,13 @@ def _as_mapping(default: object) -> Mapping[str, object]:
     return default if isinstance(default, Mapping) else {}
 
 
+def description(key: Key) -> str:
+    """Return what a setting means, on one line; empty if its field does not say."""
+    if key.condition.startswith(f"{key.plain}="):
+        return f"Chooses the class of `{key.plain.rpartition('.')[0]}`."
+    return " ".join((key.field.description or "").split())
+
+
 def suggestion(schema: type[Section], key: str, names: Mapping[str, str]) -> str:
     """Return "; did you mean '...'?" for a key that does not exist, or an empty string.
 

@@ -40,12 +40,12 @@ class ValueMisfitError(ValueError):
 
 def type_name(field: FieldInfo) -> str:
     """Return the type of a field as lists of keys show it: "int >= 1", "'adamw'", "str | null"."""
-    return " ".join([_name(field.annotation, 0), *_bounds(field.metadata)])
+    return _name(field.annotation, 0) + _bounds(field.metadata)
 
 
 def expectation(field: FieldInfo) -> str:
     """Return what a field takes, for an error message: "an integer >= 1", "one of 'fp32', 'bf16'"."""
-    return " ".join([_name(field.annotation, 1), *_bounds(field.metadata)])
+    return _name(field.annotation, 1) + _bounds(field.metadata)
 
 
 def fit(field: FieldInfo, value: object, text: str | None = None) -> Any:
@@ -130,7 +130,7 @@ def _name(annotation: Any, style: int) -> str:
     if annotation in SCALARS:
         return SCALARS[annotation][style]
     if origin is Annotated:
-        return " ".join([_name(parts[0], style), *_bounds(parts[1:])])
+        return _name(parts[0], style) + _bounds(parts[1:])
     if origin is Literal:
         values = [show(part) for part in parts]
         if style == 0 or len(values) == 1:
@@ -147,10 +147,12 @@ def _name(annotation: Any, style: int) -> str:
     return getattr(annotation, "__name__", str(annotation)).lower()
 
 
-def _bounds(metadata: Any) -> list[str]:
-    return [
+def _bounds(metadata: Any) -> str:
+    """Return limits as " >= 0, < 1"."""
+    signs = [
         f"{sign} {getattr(mark, attribute)}"
         for mark in metadata
         for kind, (sign, attribute) in BOUNDS.items()
         if isinstance(mark, kind)
     ]
+    return f" {', '.join(signs)}" if signs else ""
