@@ -38,9 +38,8 @@ def blank_patches(images: Tensor, hidden: Tensor, cell: int) -> Tensor:
 
 def normalise_patches(patches: Tensor) -> Tensor:
     """Give every patch [..., K] mean 0 and variance 1 over its values (a flat one becomes zeros)."""
-    mean = patches.mean(-1, keepdim=True)
-    variance = patches.var(-1, keepdim=True)
-    return (patches - mean) / (variance + 1e-6).sqrt()
+    centred = patches - patches.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
 
 
 def gather_rows(x: Tensor, rows: Tensor) -> Tensor:

@@ -61,6 +61,7 @@ class EvePretrainTask(Task):
             raise UsageError(f"task eve_pretrain needs the system eve, got {type(model).__name__}")
         super().__init__(model, config, tokenizer)
         patches = model.patch_side**2
+        _check_patches(config, patches)
         self.mlm = MaskedTextHead(model.width, model.text_spec.vocab_size)
         self.mim = MaskedImageDecoder(
             model.width,
@@ -160,3 +161,13 @@ class EvePretrainTask(Task):
         from diptych.systems.eve.pretrain_evaluation import evaluate_pretraining
 
         return evaluate_pretraining(self, data, progress)
+
+
+def _check_patches(config: EvePretrainConfig, patches: int) -> None:
+    """Refuse a mask that would never hide anything of `patches` patches."""
+    least = 4 if config.image_mask == "blockwise" else 1
+    if config.mim_weight and round(config.image_mask_ratio * patches) < least:
+        raise UsageError(
+            f"task.image_mask_ratio = {config.image_mask_ratio} of {patches} patches is below {least}, the least "
+            f"that task.image_mask = {config.image_mask} hides; raise the ratio or set task.mim_weight=0"
+        )
