@@ -12,7 +12,8 @@ from diptych.errors import ConfigError
 def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "packaged"
     (folder / "eve").mkdir(parents=True)
-    (folder / "eve" / "coco.yaml").write_text("name: packaged\ndata: {path: x}\n")
+    (folder / "eve" / "coco.yaml").write_text("extends: _shared\nname: packaged\n")
+    (folder / "eve" / "_shared.yaml").write_text("data: {path: x}\n")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(recipes, "PACKAGED", folder)
@@ -22,7 +23,8 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", ["eve/coco", "eve/coco.yaml"])
 def test_a_packaged_recipe_by_name(packaged: Path, name: str) -> None:
     assert find_recipe(name) == packaged / "eve" / "coco.yaml"
-    assert resolve(Run, name).sources["name"] == "eve/coco.yaml:1"
+    assert resolve(Run, name).sources["name"] == "eve/coco.yaml:2"
+    assert resolve(Run, name).sources["data.path"] == "eve/_shared.yaml:1"
     assert recipes.packaged_recipes() == ["eve/coco"]
 
 

@@ -123,21 +123,19 @@ class _Merge:
         """Return the section at `path`, or None after noting errors."""
         failures = len(self.errors)
         self._refuse_unknown(section, layers, path)
-        values = {}
+        values: dict[str, Any] = {}
         for name, field in section.model_fields.items():
             given = [layer[name] for layer in layers if name in layer]
             base = section_of(field)
             if base is None:
                 values[name] = self._value(field, given, (*path, name))
             else:
-                inner = self._sections(given, (*path, name))
-                inner = [_default_layer(field), *inner]
+                inner = [_default_layer(field), *self._sections(given, (*path, name))]
                 marks = variants_of(field)
-                values[name] = (
-                    self.build(base, inner, (*path, name))
-                    if marks is None
-                    else self._variant(marks, inner, (*path, name))
-                )
+                if marks is None:
+                    values[name] = self.build(base, inner, (*path, name))
+                else:
+                    values[name] = self._variant(marks, inner, (*path, name))
         if len(self.errors) > failures:
             return None
         try:

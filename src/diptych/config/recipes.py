@@ -14,8 +14,12 @@ EXTENDS = "extends"
 
 
 def packaged_recipes() -> list[str]:
-    """Return the names of the recipes that ship with Diptych, without ".yaml", sorted."""
-    return sorted(path.relative_to(PACKAGED).with_suffix("").as_posix() for path in PACKAGED.rglob("*.yaml"))
+    """Return the names of the recipes that ship with Diptych, without ".yaml", sorted.
+
+    Files whose name starts with "_" are parts that recipes extend, and no recipes by themselves.
+    """
+    files = (path for path in PACKAGED.rglob("*.yaml") if not path.name.startswith("_"))
+    return sorted(path.relative_to(PACKAGED).with_suffix("").as_posix() for path in files)
 
 
 def find_recipe(name: str | Path, beside: Path | None = None) -> Path:
