@@ -60,7 +60,16 @@ class Texts:
     ids: Tensor
     """[M, L] int64"""
     mask: Tensor
-    """[M, L] bool"""
+    """[M, L] bool, padding on the right"""
+
+    def rows(self, task: "RetrievalTask", chosen: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """Return ids and mask of some texts on the task's device, without the padding they all share.
+
+        The published batching keeps it: there, experts may spend capacity on padding.
+        """
+        ids, mask = self.ids[chosen], self.mask[chosen]
+        keep = ids.shape[1] if task.config.rerank_batching == "queries" else int(mask.sum(1).max())
+        return ids[:, :keep].to(task.device), mask[:, :keep].to(task.device)
 
 
 @torch.no_grad()
@@ -168,9 +177,6 @@ def collect_texts(task: "RetrievalTask", pictures: Pictures, data: EvalData) -> 
         for i in images:
             right_texts[i].append(j)
     ids, mask = task.tokenizer.encode(texts, data.max_tokens or task.model.text_spec.max_tokens)
-    if task.config.rerank_batching == "pairs":  # the published batching is kept to the padding
-        longest = int(mask.sum(1).max())
-        ids, mask = ids[:, :longest], mask[:, :longest]
     return Texts(texts, _arrays(right_images), _arrays(right_texts), ids, mask)
 
 
@@ -182,7 +188,7 @@ def encode_texts(task: "RetrievalTask", texts: Texts, progress: Progress) -> Ten
     """Return the unit vectors of all texts, [M, D] on the CPU."""
     features = []
     for rows in _chunks(len(texts.texts), task.config.text_batch):
-        encoded = task.model.encode_text(texts.ids[rows].to(task.device), texts.mask[rows].to(task.device))
+        encoded = task.model.encode_text(*texts.rows(task, rows))
         features.append(task.itc.project_text(task.evaluation_token(encoded)).cpu())
         progress("texts", rows.stop, len(texts.texts))
     return torch.cat(features)
@@ -210,9 +216,8 @@ def score_pairs(task: "RetrievalTask", pictures: Pictures, texts: Texts, image: 
     The logit of class 1, or the log-odds where `rerank_score` asks for them.
     """
     assert task.itm is not None
-    rows = torch.from_numpy(text)
     visual = pictures.embedding(task, image)
-    fused = task.model.fuse(visual, texts.ids[rows].to(task.device), texts.mask[rows].to(task.device))
+    fused = task.model.fuse(visual, *texts.rows(task, torch.from_numpy(text)))
     logits = task.itm(fused.pooled)
     score = logits[:, 1] if task.config.rerank_score == "itm" else logits[:, 1] - logits[:, 0]
     result: Floats = score.float().cpu().numpy()
@@ -242,9 +247,16 @@ def _score_union(
     image_codes = np.arange(len(by_image))[:, None] * count + by_image
     text_codes = by_text * count + np.arange(count)[:, None]
     codes = np.union1d(image_codes, text_codes)
+    # Texts of one length beside each other save padding; but where pictures must be embedded again for every
+    # batch, the pairs of one picture stay together.
+    lengths = (
+        texts.mask.sum(1).numpy()[codes % count] if pictures.embedded else np.zeros(len(codes), np.int64)
+    )
+    order = np.argsort(lengths, kind="stable")
     scores = np.empty(len(codes), dtype=np.float32)
     for part in _chunks(len(codes), task.config.pair_batch):
-        scores[part] = score_pairs(task, pictures, texts, codes[part] // count, codes[part] % count)
+        pairs = codes[order[part]]
+        scores[order[part]] = score_pairs(task, pictures, texts, pairs // count, pairs % count)
         progress("re-ranking", part.stop, len(codes))
     return scores[np.searchsorted(codes, image_codes)], scores[np.searchsorted(codes, text_codes)]
 
