@@ -146,12 +146,14 @@ def test_a_tight_capacity_really_drops_tokens() -> None:
 
 
 def test_routing_by_hand() -> None:
-    router = Router(2, 2, RouterConfig(noise="never", drop_tokens=True, min_capacity=2, eval_capacity_factor=0.1))
+    router = Router(
+        2, 2, RouterConfig(noise="never", drop_tokens=True, min_capacity=2, eval_capacity_factor=0.1)
+    )
     router.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     tokens = torch.tensor([[2.0, 0.0], [3.0, 0.0], [0.0, 1.0]])
     routing = router.eval()(tokens, None)
     assert routing.experts.tolist() == [[0, 1], [0, 1], [1, 0]]
-    # Expert 0: firsts of tokens 0, 1, then the second of token 2. Expert 1: first of token 2, seconds of 0, 1.
+    # Expert 0: firsts of tokens 0, 1, then the second of 2. Expert 1: first of 2, seconds of 0, 1.
     assert routing.slots is not None
     assert routing.slots.tolist() == [[0, 1], [1, 2], [0, 2]]
     assert routing.capacity == 2
