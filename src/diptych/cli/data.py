@@ -1,5 +1,6 @@
 """`diptych data`: dataset cards, preparation, checks, queries, reports."""
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from diptych.data.cards.base import Card
     from diptych.data.prepare import Summary
 
+WIDTH = 100
 FIRST_ROWS = 10
 """Samples shown below the count of a bare condition."""
 
@@ -164,25 +166,31 @@ def _options(given: list[str]) -> dict[str, str]:
 
 
 def _describe(card: "Card") -> str:
-    lines = [f"{card.name}: {card.title}", "", card.description.strip(), ""]
-    lines += [f"licence:   {card.licence}"]
-    lines += [f"homepage:  {card.homepage}"] if card.homepage else []
-    lines += [f"citation:  {card.citation}"] if card.citation else []
-    lines += ["", "raw files (put them under one folder, RAW, with these paths):"] if card.sources else []
+    lines = [f"{card.name}: {card.title}", "", *textwrap.wrap(card.description, WIDTH), ""]
+    facts = {"licence": card.licence, "homepage": card.homepage, "citation": card.citation}
+    for name, text in facts.items():
+        if text:
+            lines += textwrap.wrap(f"{name + ':':<10} {text}", WIDTH, subsequent_indent=" " * 11)
+    if card.sources:
+        lines += ["", "raw files, put together under one folder RAW:"]
     for source in card.sources:
-        lines.append(
-            f"  RAW/{source.path}{'' if source.required else '  (optional)'}\n      from {source.origin}"
-        )
-    if card.sources and not card.needs_raw:
-        lines.append("  None of them is needed: without --raw the card uses what ships with Diptych.")
+        optional = "" if source.required else "  (optional)"
+        lines += [f"  RAW/{source.path}{optional}", f"      from {source.origin}"]
     lines += ["", "splits:"]
     for name, split in card.splits.items():
-        count = f"{split.expected} samples" if split.expected is not None else "any number of samples"
-        lines.append(f"  {name}: {count} where {split.where}" + (f"  ({split.note})" if split.note else ""))
-    lines += ["", "options (-o NAME=VALUE):"] if card.options else []
-    lines += [f"  {name}: {text}" for name, text in card.options.items()]
-    raw = " --raw RAW" if card.needs_raw else ""
-    lines += ["", "prepare it with:", f"  diptych data prepare {card.name}{raw} --out data/{card.name}"]
+        count = f"{split.expected} samples" if split.expected is not None else "as many samples as there are"
+        lines += [f"  {name}: {count}, where {split.where}"]
+        lines += textwrap.wrap(split.note, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    if card.options:
+        lines += ["", "options (-o NAME=VALUE):"]
+    for name, text in card.options.items():
+        lines += textwrap.wrap(f"{name}: {text}", WIDTH, initial_indent="  ", subsequent_indent=" " * 6)
+    command = f"  diptych data prepare {card.name} --out data/{card.name}"
+    lines += ["", "prepare it with:"]
+    if not card.needs_raw:
+        lines += [command + ("    (from what ships with Diptych)" if card.sources else "")]
+    if card.sources:
+        lines += [command + " --raw RAW" + ("" if card.needs_raw else "    (from the raw files)")]
     return "\n".join(lines)
 
 

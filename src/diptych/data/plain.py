@@ -48,7 +48,9 @@ def open_plain(path: Path) -> tuple[Path, Path, dict[str, Any]]:
     """
     tars = [path] if path.is_file() else sorted(p for p in path.glob("*.tar") if p.is_file())
     if not tars:
-        raise DataError(f"{path}: neither dataset.json nor *.tar in it; expected a prepared dataset or tars")
+        raise DataError(
+            f"{path} holds no dataset: expected dataset.json (a prepared one) or *.tar (WebDataset)"
+        )
     root = path.parent if path.is_file() else path
     place = f"{FOLDER}/{path.name}" if path.is_file() else FOLDER
     state: State = [[tar.name, tar.stat().st_size, tar.stat().st_mtime_ns] for tar in tars]
@@ -199,18 +201,19 @@ def _groups(path: Path, problems: Counter[str]) -> Iterator[_Group]:
 
 
 def _members(path: Path) -> Iterator[tarfile.TarInfo]:
-    last = "the first member"
+    last = "its start"
     end = 0
     try:
         with tarfile.open(path, "r:") as tar:
             while (info := tar.next()) is not None:
                 # The list of members would grow with the tar.
                 tar.members = []  # type: ignore[attr-defined]
-                last, end = f"after '{info.name}'", info.offset_data + info.size
+                last, end = f"the member after '{info.name}'", info.offset_data + info.size
                 yield info
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(
-            f"{path}: no readable tar, {last}: {error}; unpack compressed tars, make damaged ones again"
+            f"{path} is no readable tar (at {last}: {error}); "
+            "unpack a compressed one, make a damaged one again"
         ) from error
     _expect_end(path, last, end)
 
@@ -220,4 +223,4 @@ def _expect_end(path: Path, last: str, end: int) -> None:
     with path.open("rb") as file:
         file.seek(end + -end % tarfile.BLOCKSIZE)
         if any(file.read(2 * tarfile.BLOCKSIZE)):
-            raise DataError(f"{path}: damaged header {last}; make the tar again")
+            raise DataError(f"{path} is damaged (header of {last}); make the tar again")

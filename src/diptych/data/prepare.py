@@ -50,7 +50,7 @@ class Summary:
 
 @dataclass
 class _Tally:
-    """What happened to the samples drawn so far; kept with every shard, so that a resumed run counts the same."""
+    """What happened to the samples drawn so far; kept with every shard for a resumed run to count alike."""
 
     drawn: int = 0
     last_key: str = ""
@@ -213,8 +213,9 @@ def _convert(
                 tally.drawn, tally.last_key = number + 1, sample.key
             elif number == skip - 1 and sample.key != expected_key:
                 raise DataError(
-                    f"cannot go on in {work.out}: sample {number} was '{expected_key}', now '{sample.key}'; "
-                    "the raw files changed, or the card does not repeat its order; begin anew with --force"
+                    f"cannot go on in {work.out}: sample {number + 1} was '{expected_key}', "
+                    f"now '{sample.key}'; the raw files changed or the card does not repeat its order; "
+                    "begin anew with --force"
                 )
             if progress:
                 progress(number + 1, total)

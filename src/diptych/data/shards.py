@@ -128,13 +128,14 @@ class ShardWriter:
             raise BadSampleError("repeated key", sample.key, "the key is already in the dataset")
         facts = probe(sample.key, sample.media)
         block, places = _lay_out(sample.key, members)
-        if self._shard and self._shard.is_full(len(block), self._shard_size, self._max_bytes):
+        full = self._shard is not None and self._shard.is_full(len(block), self._shard_size, self._max_bytes)
+        start = self._shard.size if self._shard and not full else 0
+        moved = {name: (start + offset, size) for name, (offset, size) in places.items()}
+        row = make_row(sample, facts, moved, (start, len(block), zlib.crc32(block)))
+        if full:
             self._finish()
         if self._shard is None:
             self._shard = _OpenShard(self._out / shard_name(self._name, self._number))
-        start = self._shard.size
-        moved = {name: (start + offset, size) for name, (offset, size) in places.items()}
-        row = make_row(sample, facts, moved, (start, len(block), zlib.crc32(block)))
         self._shard.append(block, row)
         self._keys.add(sample.key)
         return row

@@ -104,7 +104,7 @@ def _first_line(error: duckdb.Error) -> str:
     hint = next(
         (f"; {line[0].lower()}{line[1:]}" for line in lines[1:] if line.startswith("Did you mean")), ""
     )
-    return re.sub(r"^[A-Z][A-Za-z -]* Error: ", "", lines[0]) + hint
+    return re.sub(r"^[A-Z][A-Za-z -]* Error: ", "", lines[0]).rstrip("!") + hint
 
 
 def _one_line(sql: str) -> str:

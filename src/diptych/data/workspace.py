@@ -93,8 +93,12 @@ class Workspace:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if kind is None or not self._part(0).is_file():
+            # Nothing to go on with: an error before the first shard leaves no trace.
             shutil.rmtree(self.folder)
+        with suppress(OSError):
+            # Goes only if it is empty.
+            self.out.rmdir()
         self._release()
 
     def load(self) -> list[Finished]:
