@@ -34,7 +34,6 @@ def config_of(meta: Mapping[str, Any]) -> EveConfig:
         activation=model["hidden_act"],
         vocab_size=model["vocab_size"],
         max_text_tokens=run.get("texts", {}).get("max_tokens", 196),
-        pair_text_tokens=run.get("pairs", {}).get("max_tokens", 40),
         drop_path=model.get("drop_path_rate", 0.0),
         text_dropout=0.0,
         moe_layers=tuple(i for i in layers if i < model["num_hidden_layers"]),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -160,4 +161,9 @@ def run_case(case: Case, kinds: Mapping[tuple[str, str], str] = KINDS) -> Verdic
 def run_directory(directory: Path, kinds: Mapping[tuple[str, str], str] = KINDS) -> Iterator[Verdict]:
     """Run every case of a directory in the order of the names."""
     for path in sorted(directory.glob("*.json")):
-        yield run_case(Case.load(path), kinds)
+        try:
+            case = Case.load(path)
+        except (OSError, ValueError, SafetensorError) as error:
+            yield Verdict(path.stem, "unreadable", [], f"{type(error).__name__}: {error}")
+            continue
+        yield run_case(case, kinds)
