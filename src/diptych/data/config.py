@@ -99,8 +99,13 @@ class LoaderConfig(Section):
     group_size: int = Field(
         1,
         ge=1,
-        description="Put so many samples of equal match_id beside each other (and so into one batch, if it "
+        description="Put so many samples of equal `group_by` beside each other (and so into one batch, if it "
         "divides the batch size), where they exist.",
+    )
+    group_by: str = Field(
+        "match_id",
+        description="Column of the index that says which samples belong together: `match_id` gives a batch "
+        "several pictures of one thing, a category gives it harder negatives.",
     )
 
 

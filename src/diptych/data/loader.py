@@ -103,7 +103,7 @@ class Loader:
     With `config.augment.keeps_opacity` pictures have a fourth channel until `augment.augment` lays them on a
     background. Captions are chosen, crops and flips drawn, by (seed, position). The token fields are there if
     a tokenizer is given; samples then need a caption. A sample that cannot be used is treated as
-    `config.loader.on_error` says: left out of its batch, which counts it in `skipped`. A batch is never empty;
+    `config.loader.on_error` says: left out of its batch, which counts it in `skipped`. No batch is empty:
     where no sample is left, it shows those of a later one.
 
     Attributes:
@@ -132,7 +132,7 @@ class Loader:
             )
         self._config, self._seed, self._selection = config, seed, selection
         size, m = len(selection), config.loader.group_size
-        groups = _group_labels(selection) if m > 1 else None
+        groups = _group_labels(selection, config.loader.group_by) if m > 1 else None
         order = Order(size, seed, config.loader.shuffle, groups=groups, group_size=m)
         self._reader = SampleReader(selection, config, tokenizer, seed=seed)
         self._batches = _Batches(self._reader, order, config, rank, world)
@@ -181,6 +181,8 @@ class Loader:
         with warnings.catch_warnings():
             # Python 3.12+ warns of forks with threads around; workers touch neither CUDA nor those threads.
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+            # More workers than cores is the user's explicit wish.
+            warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
             return iter(
                 DataLoader(
                     self._batches,
@@ -230,6 +232,7 @@ class Loader:
             "batch_size": loader.batch_size,
             "shuffle": loader.shuffle,
             "group_size": loader.group_size,
+            "group_by": loader.group_by,
         }
 
     def close(self) -> None:
@@ -238,11 +241,11 @@ class Loader:
         self._cpu.clear()
 
 
-def _group_labels(selection: "Selection") -> np.ndarray:
-    """Return one number a sample, equal where the match ids are; an empty id is a group of its own."""
+def _group_labels(selection: "Selection", column: str) -> np.ndarray:
+    """Return one number a sample, equal where the column is; a sample without a value is a group alone."""
     known: dict[str, int] = {}
-    ids = selection.column("match_id")
-    labels = [known.setdefault(str(name), i) if name else i for i, name in enumerate(ids)]
+    values = selection.column(column)
+    labels = [i if v is None or v == "" else known.setdefault(str(v), i) for i, v in enumerate(values)]
     return np.asarray(labels, dtype=np.int64)
 
 
@@ -252,8 +255,10 @@ def _as_it_is(made: Any) -> Any:
 
 def _prepare_worker(worker: int) -> None:
     torch.set_num_threads(1)
-    # A terminal's Ctrl-C reaches every process; the parent decides what happens and ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal's Ctrl-C and a scheduler's SIGTERM reach every process; the parent decides what happens and
+    # ends its workers.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def evaluation_batches(

@@ -17,19 +17,18 @@ _ROUNDS = 6
 
 
 def _mix(values: UInt64) -> UInt64:
-    """Scramble 64-bit words (the finaliser of SplitMix64; wraps around on purpose)."""
-    with np.errstate(over="ignore"):
-        values = values + np.uint64(_GOLDEN)
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return values ^ (values >> np.uint64(31))
+    """Scramble an array of 64-bit words: the finaliser of SplitMix64 (wraps around on purpose)."""
+    values = values + np.uint64(_GOLDEN)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 def _keys(seed: int, *words: Any) -> UInt64:
     """Fold a seed and further words (numbers or arrays of them) into one key each."""
-    key: UInt64 = _mix(np.atleast_1d(np.asarray(seed & 0xFFFFFFFFFFFFFFFF, dtype=np.uint64)))
+    key: UInt64 = _mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64))
     for word in words:
-        key = _mix(key ^ _mix(np.asarray(word).astype(np.uint64)))
+        key = _mix(key ^ _mix(np.atleast_1d(word).astype(np.uint64)))
     return key
 
 

@@ -118,18 +118,18 @@ class SampleReader:
         known = self._table.known(rows)
         items: list[Item] = []
         bad: list[Bad] = []
-        new: list[int] = []
+        new: set[int] = set()
         for i, row in enumerate(rows.tolist()):
-            found = self._read_one(row, bool(known[i]), draws[i])
+            found = self._read_one(row, bool(known[i]) or row in new, draws[i])
             if isinstance(found, Bad):
                 bad.append(found)
                 continue
             texts, pixels = found
             if pixels is not None and self._table.put(row, pixels):
-                new.append(row)
+                new.add(row)
                 pixels = None
             items.append(Item(row, int(positions[i]), texts, draws[i], pixels))
-        self._table.mark(new)
+        self._table.mark(sorted(new))
         return items, bad
 
     def _read_one(self, row: int, known: bool, draws: np.ndarray) -> tuple[Texts, Pixels | None] | Bad:
