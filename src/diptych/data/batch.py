@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Aligned samples. Shapes: B samples, L text tokens, H x W pixels. Fields a recipe does not ask for are None."""
+    """Aligned samples. B samples, L text tokens, H x W pixels. Fields a recipe does not ask for are None."""
 
     keys: list[str]
     positions: Tensor
@@ -17,7 +17,8 @@ class Batch:
     match_ids: Tensor
     """[B] int64: equal numbers match each other (hash of `Sample.match_id`)."""
     images: Tensor | None = None
-    """[B, 3, H, W] uint8, RGB; normalised on the device, never in a worker."""
+    """[B, 3, H, W] uint8, RGB; normalised on the device, never in a worker. Straight from the training loader
+    [B, 4, H, W] with opacity, if `data.augment.keeps_opacity`: `augment` lays it on a background."""
     texts: list[str] | None = None
     """The caption chosen for each sample."""
     text_ids: Tensor | None = None
@@ -41,5 +42,8 @@ class Batch:
             for f in fields(self)
             if isinstance(getattr(self, f.name), Tensor)
         }
-        extra = {k: v.to(device, non_blocking=non_blocking) if isinstance(v, Tensor) else v for k, v in self.extra.items()}
+        extra = {
+            k: v.to(device, non_blocking=non_blocking) if isinstance(v, Tensor) else v
+            for k, v in self.extra.items()
+        }
         return replace(self, **moved, extra=extra)
