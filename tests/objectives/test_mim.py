@@ -67,7 +67,7 @@ def decoder(layers: int = 1, *, replaced: bool = False) -> MaskedImageDecoder:
 
 
 def test_decoder_puts_visible_tokens_in_their_places() -> None:
-    """Swapping which patch a token belongs to must change what is painted; the padding of the text must not."""
+    """The place of a visible token changes what is painted; the padding of the text does not."""
     paint = decoder()
     tokens, text = torch.randn(1, 3, 8), torch.randn(1, 5, 8)
     one, other = (torch.tensor([m], dtype=torch.bool) for m in ([0, 1, 0, 1], [1, 0, 0, 1]))

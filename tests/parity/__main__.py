@@ -8,7 +8,7 @@ from tests.parity.runner import Tolerances, run_directory
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run every case of the directories; return 0 if all pass, 1 on any miss, 2 if there is nothing to run."""
+    """Run every case of the directories; return 0 if all pass, 1 on any miss, 2 without cases."""
     standard = Tolerances()
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__)
     parser.add_argument(

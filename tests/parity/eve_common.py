@@ -34,7 +34,7 @@ def config_of(meta: Mapping[str, Any]) -> EveConfig:
         activation=model["hidden_act"],
         vocab_size=model["vocab_size"],
         max_text_tokens=run.get("texts", {}).get("max_tokens", 196),
-        drop_path=model.get("drop_path_rate", 0.0),
+        drop_path=0.0,  # gradients are recorded in training mode without any dropout
         text_dropout=0.0,
         moe_layers=tuple(i for i in layers if i < model["num_hidden_layers"]),
         upper_ffn=upper,
