@@ -474,7 +474,7 @@ def test_a_killed_worker_is_reported(selection: Selection, monkeypatch: pytest.M
 
     def deadly(self: Any, rows: np.ndarray, positions: np.ndarray) -> Any:
         if os.getpid() != parent and positions[0] >= 8 * 5:
-            time.sleep(0.3)  # until the loop below waits for this batch
+            time.sleep(0.8)  # until the loop below waits for this batch
             os.kill(os.getpid(), signal.SIGKILL)
         return original(self, rows, positions)
 
