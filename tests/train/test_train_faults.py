@@ -16,8 +16,25 @@ import train_toy
 import yaml
 from train_toy import exported, settings
 
+from diptych.errors import RunError
+from diptych.train.config import resolve_run
+from diptych.train.engine import train
+
 STEPS = 24
 TIMEOUT = 120
+
+
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        process.kill()
+        process.wait()
+        process.stderr.close()
 
 
 class Run:
@@ -40,9 +57,11 @@ class Run:
             self.folder,
         ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [str(part) for part in command], stderr=subprocess.PIPE, text=True, env=environment, **options
         )
+        STARTED.append(process)
+        return process
 
     def finish(self, *arguments, **options):
         process = self.start(*arguments, **options)
@@ -57,23 +76,18 @@ class Run:
         return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
 
     def reached(self, step):
-        return bool(self.steps()) and self.steps()[-1] >= step
+        return max(self.steps(), default=0) >= step
 
     def checkpoints(self):
         return sorted(p.name for p in (self.folder / "checkpoints").glob("step_*"))
 
 
-def wait_for(process, condition):
+def wait_for(process, condition, pause=0.002):
     deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline, "the run did not get there"
-
-
-def kill(process):
-    process.kill()
-    process.wait()
-    process.stderr.close()
+        time.sleep(pause)
 
 
 def slow_settings(dataset, **changes):
@@ -82,7 +96,7 @@ def slow_settings(dataset, **changes):
         dataset,
         **{
             "system__width": 1024,
-            "task__pause": 0.02,
+            "task__pause": 0.04,
             "train__steps": STEPS,
             "train__checkpoint_every": 4,
             "train__log_every": 1,
@@ -105,16 +119,17 @@ def assert_same(found, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [[0], [2, 0, 1]])
-def test_killed_at_random_steps_it_ends_bit_identical(dataset, tmp_path, uninterrupted, workers):
+@pytest.mark.parametrize(("workers", "kills"), [([0], 5), ([2, 0], 2)])
+def test_killed_at_random_steps_it_ends_bit_identical(dataset, tmp_path, uninterrupted, workers, kills):
     run = Run(slow_settings(dataset), tmp_path)
-    stops = sorted(random.Random(len(workers)).sample(range(1, STEPS - 1), 5))
+    stops = sorted(random.Random(kills).sample(range(1, STEPS - 6), kills))
     for i, step in enumerate(stops):
         process = run.start(f"data.loader.workers={workers[i % len(workers)]}")
         wait_for(process, lambda step=step: run.reached(step))
-        kill(process)
+        process.kill()
+        process.wait()
         assert not (run.folder / "export").exists()
-    status, errors = run.finish()
+    status, errors = run.finish("data.loader.workers=1")
     assert status == 0, errors
     assert_same(exported(run.folder), uninterrupted)
     assert run.steps() == list(range(1, STEPS + 1))
@@ -131,12 +146,13 @@ def test_killed_during_a_checkpoint_write_it_ends_bit_identical(dataset, tmp_pat
     for earlier in (0, 1):  # the first checkpoint, then one with another before it
         process = run.start()
         while True:
-            wait_for(process, lambda: len(run.checkpoints()) >= earlier and writing())
+            wait_for(process, lambda n=earlier: len(run.checkpoints()) >= n and writing(), pause=0)
             process.send_signal(signal.SIGSTOP)  # so that nothing moves between looking and killing
             if writing():
                 break
             process.send_signal(signal.SIGCONT)
-        kill(process)
+        process.kill()
+        process.wait()
         assert len(run.checkpoints()) >= earlier
         aside = writing()
         assert aside
@@ -176,13 +192,14 @@ def limit_file_size(size):
 @pytest.mark.slow
 def test_no_room_for_a_checkpoint_loses_nothing(dataset, tmp_path, uninterrupted):
     run = Run(slow_settings(dataset, task__pause=0.0), tmp_path)
-    process = run.start("task.pause=0.02")
+    process = run.start("task.pause=0.04")
     wait_for(process, lambda: run.checkpoints() == ["step_00000004"])
-    kill(process)
+    process.kill()
+    process.wait()
     before = {
         p: p.read_bytes() for p in (run.folder / "checkpoints" / "step_00000004").rglob("*") if p.is_file()
     }
-    status, errors = run.finish("task.pause=0.02", preexec_fn=limit_file_size(1 << 20))
+    status, errors = run.finish("task.pause=0.04", preexec_fn=limit_file_size(1 << 20))
     assert status == 1
     message = errors.splitlines()[-1]
     assert message.startswith("error: ")
@@ -198,7 +215,7 @@ def test_no_room_for_a_checkpoint_loses_nothing(dataset, tmp_path, uninterrupted
     assert "Traceback" not in errors
     assert {path: path.read_bytes() for path in before} == before
     assert sorted(p.name for p in (run.folder / "checkpoints").iterdir()) == ["latest", "step_00000004"]
-    status, errors = run.finish("task.pause=0.02")
+    status, errors = run.finish("task.pause=0.04")
     assert status == 0, errors
     assert_same(exported(run.folder), uninterrupted)
 
@@ -213,17 +230,23 @@ def test_no_room_for_the_first_line_of_the_log_is_one_clear_line(dataset, tmp_pa
     assert Path(run.folder).exists()
 
 
+HOLDER = """
+import fcntl, sys
+file = open(sys.argv[1], "w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
 def test_a_second_process_in_the_same_directory_is_refused(dataset, tmp_path):
-    import fcntl
-
-    from diptych.errors import RunError
-    from diptych.train.config import resolve_run
-    from diptych.train.engine import train
-
     run = tmp_path / "run"
     run.mkdir()
-    with (run / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    command = [sys.executable, "-c", HOLDER, str(run / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
         with pytest.raises(RunError, match="another process is training in this directory"):
             train(resolve_run(settings(dataset)), run, progress=False)
-    assert not (run / "config.yaml").exists()
+        assert not (run / "config.yaml").exists()
+        holder.stdin.close()
+    assert train(resolve_run(settings(dataset, train__steps=1)), run, progress=False).trained

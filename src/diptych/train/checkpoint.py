@@ -77,6 +77,12 @@ class Checkpoints:
                 notes.append(
                     f"ignored {path}: it has no COMPLETE file, so it was never finished or is being deleted"
                 )
+        newest = self.newest()
+        latest = self.folder / "latest"
+        if newest is not None and (
+            not latest.exists() or latest.read_text(encoding="utf-8") != f"{newest.name}\n"
+        ):
+            write_text(latest, f"{newest.name}\n")  # a kill came between the two renames
         return notes
 
     def save(self, snapshot: Snapshot, keep: int) -> Path:
@@ -145,19 +151,17 @@ class Checkpoints:
 
     def _failure(self, snapshot: Snapshot, final: Path, error: BaseException) -> CheckpointError:
         need = sum(t.numel() * t.element_size() for t in snapshot.tensors.values())
-        previous = self.newest()
-        kept = (
-            f"the previous checkpoint {previous.name} is intact"
-            if previous
-            else "there is no earlier checkpoint"
-        )
         free = shutil.disk_usage(self.folder).free
-        full = out_of_room(error) or free < need
-        cause = "the disk is full or a file size limit is reached" if full else _first_line(error)
+        previous = self.newest()
+        kept = f"the previous checkpoint {previous.name} is intact" if previous else "there is no earlier one"
+        again = "give the same command again to go on"
+        if out_of_room(error) or free < need:
+            cause, again = "the disk is full or a file size limit is reached", f"make room and {again}"
+        else:
+            cause = _first_line(error)
         return CheckpointError(
             f"{final}: the checkpoint could not be written: {cause} (it needs about {need / MIB:.1f} MiB, "
-            f"{free / MIB:.1f} MiB are free there); {kept}; make room and give the same command again to "
-            f"go on"
+            f"{free / MIB:.1f} MiB are free there); {kept}; {again}"
         )
 
 
@@ -183,5 +187,8 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _first_line(error: BaseException) -> str:
+    failures = getattr(error, "failures", None)  # of a CheckpointException: rank -> (error, trace)
+    if failures:
+        error = next(iter(failures.values()))[0]
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

@@ -10,7 +10,7 @@ SHOWN = 8
 
 
 def describe(task: Task, losses: Sequence[Loss], norm: Tensor) -> str:
-    """Return the loss with its parts (means over the batches of the step) and where gradients are not finite."""
+    """Return the loss with its parts (means over the step's batches) and which gradients are not finite."""
     total = _mean([loss.total for loss in losses])
     parts = [f"{name} {_mean([loss.parts[name] for loss in losses]):.6g}" for name in losses[0].parts]
     bad = [n for n, p in task.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]

@@ -218,12 +218,13 @@ class _Trainer:
                 before = self.progress
                 try:
                     self._train_step(batches)
-                except DataError:
-                    # A signal to the whole process group ends the workers too; the last step is still whole.
+                except (DataError, RuntimeError):
+                    # A signal to the whole process group may end the workers too, which torch reports from
+                    # wherever the loop is: the weights may be half way through a step.
                     if not self.signals.received:
                         raise
-                else:
-                    self._log(before)
+                    self._stop(written=self.step)
+                self._log(before)
                 if self.signals.received and self.progress < 1:
                     self._stop(written)
                 every = self.config.train.checkpoint_every
@@ -303,9 +304,10 @@ class _Trainer:
         self.log.record(f"samples of step {self.step + 1}: {' '.join(keys)}")
         newest = self.checkpoints.newest()
         return RunError(
-            f"step {self.step + 1}: {describe(self.task, losses, norm)}; the weights were not changed; samples: "
-            f"{shorten(keys)} (all in log.txt); newest checkpoint: {newest.name if newest else 'none'}; lower "
-            f"optim.lr, raise schedule.warmup, set train.clip or train.precision=fp32"
+            f"step {self.step + 1}: {describe(self.task, losses, norm)}; the weights were not changed; "
+            f"samples: {shorten(keys)} (all in log.txt); newest checkpoint: "
+            f"{newest.name if newest else 'none'}; lower optim.lr, raise schedule.warmup, set train.clip or "
+            f"train.precision=fp32"
         )
 
     # What is left behind
@@ -358,14 +360,13 @@ class _Trainer:
         self.log.record(f"checkpoint {path.name}")
 
     def _stop(self, written: int) -> None:
+        self.loader.close()  # first: the end of a worker would interrupt the write of the checkpoint
         if written < self.step:
             self._checkpoint()
         newest = self.checkpoints.newest()
-        at = newest.name if newest else "the start: no step was done"
         raise StoppedError(
-            f"{self.run_dir.path}: stopped on request after step {self.step}; give the same command "
-            f"again to go on "
-            f"from {at}",
+            f"{self.run_dir.path}: stopped on request after step {self.step}; give the same command again "
+            f"to go on from {newest.name if newest else 'the start'}",
             self.signals.received,
         )
 

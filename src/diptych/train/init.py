@@ -37,7 +37,7 @@ def fill(task: Task, weights: Weights, config: InitConfig) -> Filled:
     # A tensor of another shape is of no use: as good as missing where that is allowed.
     unusable = {n for n in misshapen if _matches(n, config.allow_missing)}
     missing = [n for n in own if n not in source or n in unusable]
-    unexpected = [n for n in source if n not in own]
+    unexpected = sorted(n for n in source if n not in own)
     problems = [
         _problem(
             "the source lacks", [n for n in missing if not _matches(n, config.allow_missing)], "allow_missing"

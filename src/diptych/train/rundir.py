@@ -165,8 +165,9 @@ def _lock(path: Path) -> Iterator[None]:
     """Hold a lock that the kernel lets go when the process ends, however it ends."""
     with (path / ".lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # Not flock: forked loader processes would hold it for seconds after the trainer was killed.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             raise RunError(
                 f"{path}: another process is training in this directory; wait for it, stop it, or choose "
                 f"another "
