@@ -166,11 +166,11 @@ def _options(given: list[str]) -> dict[str, str]:
 
 
 def _describe(card: "Card") -> str:
-    lines = [f"{card.name}: {card.title}", "", *textwrap.wrap(card.description, WIDTH), ""]
+    lines = [f"{card.name}: {card.title}", "", *_wrap(card.description, WIDTH), ""]
     facts = {"licence": card.licence, "homepage": card.homepage, "citation": card.citation}
     for name, text in facts.items():
         if text:
-            lines += textwrap.wrap(f"{name + ':':<10} {text}", WIDTH, subsequent_indent=" " * 11)
+            lines += _wrap(f"{name + ':':<10} {text}", WIDTH, subsequent_indent=" " * 11)
     if card.sources:
         lines += ["", "raw files, put together under one folder RAW:"]
     for source in card.sources:
@@ -180,11 +180,11 @@ def _describe(card: "Card") -> str:
     for name, split in card.splits.items():
         count = f"{split.expected} samples" if split.expected is not None else "as many samples as there are"
         lines += [f"  {name}: {count}, where {split.where}"]
-        lines += textwrap.wrap(split.note, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        lines += _wrap(split.note, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     if card.options:
         lines += ["", "options (-o NAME=VALUE):"]
     for name, text in card.options.items():
-        lines += textwrap.wrap(f"{name}: {text}", WIDTH, initial_indent="  ", subsequent_indent=" " * 6)
+        lines += _wrap(f"{name}: {text}", WIDTH, initial_indent="  ", subsequent_indent=" " * 6)
     command = f"  diptych data prepare {card.name} --out data/{card.name}"
     lines += ["", "prepare it with:"]
     if not card.needs_raw:
@@ -234,3 +234,13 @@ def _size(count: float) -> str:
             return f"{count:.4g} {unit}"
         count /= 1000
     return f"{count:.4g} TB"
+
+
+def _wrap(text: str, width: int, *, initial_indent: str = "", subsequent_indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=initial_indent,
+        subsequent_indent=subsequent_indent,
+        break_on_hyphens=False,
+    )
