@@ -19,7 +19,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class OptimConfig(Section):
-    """The optimizer. Parameters with fewer than two dimensions (biases, norms) are never decayed."""
+    """The optimizer. Biases and parameters with fewer than two dimensions (norms) are never decayed."""
 
     name: Literal["adamw"] = Field("adamw", description="The optimizer.")
     lr: float = Field(1e-3, gt=0, description="Peak learning rate.")

@@ -14,34 +14,24 @@ import diptych
 from diptych.config.layers import Resolved
 from diptych.data.augment import augment
 from diptych.data.batch import Batch
-from diptych.data.index import Selection, ShardDataset
-from diptych.data.loader import Loader
-from diptych.data.text import Tokenizer
-from diptych.errors import ConfigError, DataError, DiptychError, RunError
-from diptych.systems.task import Loss, StepContext, Task
-from diptych.train.build import build_task, check_config, make_tokenizer
+from diptych.errors import DataError, DiptychError, RunError
+from diptych.systems.task import Loss, StepContext
+from diptych.train.assemble import assemble
+from diptych.train.build import check_config
 from diptych.train.checkpoint import Checkpoints, Snapshot
-from diptych.train.clock import CpuClock
 from diptych.train.config import RunConfig
 from diptych.train.diagnose import describe, shorten
 from diptych.train.export import (
-    Weights,
     averaged,
     exported_settings,
-    find_weights,
     read_facts,
-    read_weights,
     write_export,
 )
 from diptych.train.figures import Figures
 from diptych.train.files import out_of_room
-from diptych.train.init import fill
 from diptych.train.log import RunLog, duration
 from diptych.train.optim import (
-    Average,
-    build_optimizer,
     optimizer_tensors,
-    restore_optimizer,
     set_lr,
     total_norm,
 )
@@ -116,96 +106,39 @@ def train(
         ) from error
 
 
-def _select(config: RunConfig) -> Selection:
-    data = config.data
-    if not data.path:
-        raise ConfigError(
-            "data.path: no dataset is given; set it to a folder that `diptych data prepare` made"
-        )
-    selection = ShardDataset.open(data.path).select(data.split, data.where)
-    if len(selection) == 0:
-        raise DataError(
-            f"{data.path}: data.split = {data.split} and data.where = {data.where} select no samples; "
-            f"`diptych data query {data.path}` shows what there is"
-        )
-    return selection
-
-
 class _Trainer:
     """The state of a run in memory, and the loop that moves it on."""
 
     def __init__(self, run: RunDirectory, log: RunLog, signals: Signals, device: torch.device) -> None:
         self.run_dir, self.log, self.signals, self.device = run, log, signals, device
-        self.config = config = run.config
-        self.extent = Extent.of(config.train)
+        self.config = run.config
+        self.extent = Extent.of(run.config.train)
         self.checkpoints = Checkpoints(run.path / "checkpoints")
-        for note in self.checkpoints.tidy():
-            log.say(note)
-        newest = self.checkpoints.newest()
-        snapshot = self.checkpoints.load(newest) if newest else None
-        self.clock = CpuClock(snapshot.trainer["cpu_seconds"] if snapshot else 0.0)
-        selection = _select(config)
-        init = _initial_weights(config) if snapshot is None else None
-        self.tokenizer = self._tokenizer(selection, init, resumed=snapshot is not None)
-        self.task, self.fresh = self._task(init, snapshot)
-        self.optimizer = build_optimizer(self.task, config.optim, self.fresh)
-        self.average = Average(self.task, config.train.ema) if config.train.ema else None
-        self.loader = Loader(selection, config.data, self.tokenizer, seed=config.seed)
-        self.step = 0
-        if snapshot is not None:
-            self._restore(snapshot)
+        self.parts = parts = assemble(run, self.checkpoints, log, device)
+        self.task, self.optimizer, self.average, self.loader = (
+            parts.task,
+            parts.optimizer,
+            parts.average,
+            parts.loader,
+        )
+        self.step = parts.step
         self.progress = self._progress()
         run.cut_metrics(self.step)
         run.record_environment(self.step)
         self.figures = Figures()
-        self._announce(selection, newest)
+        self._announce()
 
-    # Setting up
-
-    def _tokenizer(self, selection: Selection, init: Weights | None, *, resumed: bool) -> Tokenizer:
-        folder = self.run_dir.path / "tokenizer"
-        if resumed:
-            return Tokenizer.from_file(folder)
-        tokenizer, origin = make_tokenizer(self.config, selection, init)
-        tokenizer.save(folder)
-        self.log.say(origin)
-        return tokenizer
-
-    def _task(self, init: Weights | None, snapshot: Snapshot | None) -> tuple[Task, list[str]]:
-        task = build_task(self.config, self.tokenizer)
-        fresh: list[str] = []
-        if snapshot is not None:
-            fresh = snapshot.trainer["fresh"]
-            task.load_state_dict(snapshot.part("task"))
-        elif init is not None:
-            filled = fill(task, init, self.config.init_from)
-            fresh = filled.fresh
-            for sentence in filled.report:
-                self.log.say(sentence)
-        return task.to(self.device).train(), fresh
-
-    def _restore(self, snapshot: Snapshot) -> None:
-        self.step = snapshot.step
-        restore_optimizer(self.optimizer, snapshot.part("optim"))
-        if self.average is not None:
-            self.average.restore(snapshot.part("ema"))
-        self.loader.load_state_dict(snapshot.loader)
-
-    def _announce(self, selection: Selection, newest: Path | None) -> None:
+    def _announce(self) -> None:
         count = sum(p.numel() for p in self.task.parameters())
-        extent = (
-            f"{self.extent.cpu_seconds:g} CPU seconds"
-            if self.extent.steps is None
-            else f"{self.extent.steps} steps"
-        )
+        budget = f"{self.extent.cpu_seconds:g} CPU seconds"
         self.log.say(
-            f"{self.run_dir.path}: {self.config.task.name} with {self.config.system.name} ({count:,} "
-            f"parameters) on "
-            f"{len(selection):,} samples, {extent}, {self.device.type}, {self.config.train.precision}, "
-            f"{torch.get_num_threads()} threads, diptych {diptych.__version__}"
+            f"{self.run_dir.path}: {self.config.task.name} with {self.config.system.name} "
+            f"({count:,} parameters) on {self.parts.samples:,} samples, "
+            f"{budget if self.extent.steps is None else f'{self.extent.steps} steps'}, {self.device.type}, "
+            f"{self.config.train.precision}, {torch.get_num_threads()} threads, diptych {diptych.__version__}"
         )
-        if newest is not None:
-            self.log.say(f"going on from {newest.name}")
+        if self.step:
+            self.log.say(f"going on from {self.checkpoints.newest()}")
 
     # The loop
 
@@ -241,7 +174,7 @@ class _Trainer:
         return self.extent.progress(self.step, self._cpu_seconds())
 
     def _cpu_seconds(self) -> float:
-        return self.clock.seconds(self.loader.worker_cpu_seconds)
+        return self.parts.clock.seconds(self.loader.worker_cpu_seconds)
 
     def _train_step(self, batches: Iterator[Batch]) -> None:
         """Do one step: the weights change only if everything before that went well."""
@@ -347,7 +280,7 @@ class _Trainer:
         trainer = {
             "cpu_seconds": self._cpu_seconds(),
             "progress": self.progress,
-            "fresh": self.fresh,
+            "fresh": self.parts.fresh,
             "diptych": diptych.__version__,
             "torch": torch.__version__,
         }
@@ -372,11 +305,7 @@ class _Trainer:
 
     def _export(self) -> None:
         state = averaged(self._snapshot())
-        write_export(self.run_dir.export, state, self.tokenizer, exported_settings(self.config), self.step)
+        write_export(
+            self.run_dir.export, state, self.parts.tokenizer, exported_settings(self.config), self.step
+        )
         self.log.say(f"{self.run_dir.path}: finished at step {self.step}, model in {self.run_dir.export}")
-
-
-def _initial_weights(config: RunConfig) -> Weights | None:
-    if not config.init_from.path:
-        return None
-    return read_weights(find_weights(config.init_from.path, "init_from.path"))

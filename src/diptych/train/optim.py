@@ -16,7 +16,8 @@ SLOTS = ("step", "exp_avg", "exp_avg_sq")
 def parameter_groups(task: Task, config: OptimConfig, fresh: Collection[str]) -> list[dict[str, Any]]:
     """Return up to four groups: {decayed, not decayed} x {normal rate, rate times `optim.lr_mult`}.
 
-    Not decayed are parameters with fewer than two dimensions and those that the system names in `undecayed`.
+    Not decayed are parameters with fewer than two dimensions, those whose name ends in `bias` (experts hold
+    theirs stacked), and those that the system names in `undecayed`.
 
     Args:
         task: its parameters that require gradients are grouped.
@@ -38,7 +39,8 @@ def parameter_groups(task: Task, config: OptimConfig, fresh: Collection[str]) ->
             }
     for name, parameter in task.named_parameters():
         if parameter.requires_grad:
-            group = groups[parameter.ndim >= 2 and name not in undecayed, name in fresh]
+            decays = parameter.ndim >= 2 and not name.endswith("bias") and name not in undecayed
+            group = groups[decays, name in fresh]
             group["params"].append(parameter)
             group["names"].append(name)
     return [group for group in groups.values() if group["params"]]
