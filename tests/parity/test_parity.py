@@ -118,6 +118,7 @@ def test_comparisons_by_hand() -> None:
     assert loss("l", 0.0, 1e-9).error == pytest.approx(1e-7)
     assert gradient("g", torch.tensor([0.0, 4.0]), torch.tensor([1.0, 4.0])).error == pytest.approx(0.25)
     assert gradient("g", None, torch.tensor([1.0])).error == pytest.approx(1.0)
+    assert gradient("g", torch.tensor([2e-9]), torch.tensor([1e-9])).error == pytest.approx(1e-4)
     assert exact("n", 3, 3).ok(tolerances)
     assert not exact("n", 3, 4).ok(tolerances)
 
