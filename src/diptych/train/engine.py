@@ -138,7 +138,7 @@ class _Trainer:
             f"{self.config.train.precision}, {torch.get_num_threads()} threads, diptych {diptych.__version__}"
         )
         if self.step:
-            self.log.say(f"going on from {self.checkpoints.newest()}")
+            self.log.say(f"going on from step_{self.step:08d}")
 
     # The loop
 
