@@ -77,10 +77,14 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     """Put back what `optimizer_tensors` returned."""
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
-            state = {slot: tensors[f"{slot}/{name}"] for slot in SLOTS if f"{slot}/{name}" in tensors}
-            if state:
-                moments = {slot: state[slot].to(parameter.device) for slot in SLOTS}
-                optimizer.state[parameter] = moments
+            if f"step/{name}" in tensors:
+                state = {slot: tensors[f"{slot}/{name}"] for slot in SLOTS}
+                # The fused kernel walks memory and trusts that moments are laid out like their parameter
+                # (channels last, transposed); tensors out of a file never are.
+                for slot in ("exp_avg", "exp_avg_sq"):
+                    state[slot] = torch.empty_like(parameter.detach()).copy_(state[slot])
+                state["step"] = state["step"].to(parameter.device)
+                optimizer.state[parameter] = state
 
 
 def total_norm(parameters: Iterable[nn.Parameter], clip: float) -> Tensor:
