@@ -14,15 +14,15 @@ class Sample:
     """
 
     key: str
-    """Unique within the dataset; letters, digits, `_` and `-` only, no dot (WebDataset splits at the first dot)."""
+    """Unique within the dataset; letters, digits, `_` and `-`, no dot (WebDataset splits at the first dot)."""
     media: Mapping[str, bytes]
     """Extension without dot (`jpg`, `png`, `webp`, `mp4`, ...) to encoded bytes."""
     captions: tuple[str, ...] = ()
     """Texts that describe the sample, the principal one first."""
     match_id: str = ""
-    """Samples with equal ids match each other's texts (one picture listed twice, one concept in several styles).
+    """Samples with equal ids match each other's texts (one picture listed twice, a concept in several styles).
     Empty means that only the sample itself matches: its key is used."""
     split: str = "train"
     """The split the dataset's owners (or the card) put it in."""
     meta: Mapping[str, Any] = field(default_factory=dict)
-    """Further facts, JSON types only. Numbers, texts and booleans at the top level become columns of the index."""
+    """Further facts, JSON types only. Numbers, texts and booleans at the top level become index columns."""

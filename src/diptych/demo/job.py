@@ -1,7 +1,7 @@
 """`diptych demo`: prepare, pre-train, fine-tune, evaluate, compare and report on the built-in pictures.
 
-Every part leaves its result in the demo's folder and is skipped when it is there already, so that an interrupted
-demo goes on where it was: preparation and training resume by themselves.
+Every part leaves its result in the demo's folder and is skipped when it is there already, so that an
+interrupted demo goes on where it was: preparation and training resume by themselves.
 """
 
 import json
@@ -114,7 +114,10 @@ def summarise(out: Path) -> dict[str, Any]:
 def headline(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Return the recalls of both directions under the ranking that the evaluation calls its headline."""
     scores = metrics["scores"][metrics["headline"]]
-    return {direction: {k: scores[direction][k] for k in RECALLS} for direction in ("image_to_text", "text_to_image")}
+    return {
+        direction: {k: scores[direction][k] for k in RECALLS}
+        for direction in ("image_to_text", "text_to_image")
+    }
 
 
 def cpu_seconds() -> float:

@@ -1,4 +1,4 @@
-"""The task contract: a task owns batch contract, loss, prediction and metrics. The engine knows only tasks."""
+"""The task contract: batch fields, loss, prediction and metrics in one place. The engine knows only tasks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ class TaskConfig(Section):
 
 @dataclass(frozen=True)
 class StepContext:
-    """Where training stands. Randomness of a step comes from `generator` alone (a pure function of seed and step)."""
+    """Where training stands. A step draws from `generator` alone (a pure function of seed and step)."""
 
     step: int
     progress: float
@@ -43,7 +43,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation leaves: `metrics` -> metrics.json, `predictions` -> predictions.jsonl, row by row."""
+    """What an evaluation leaves: `metrics` -> metrics.json, `predictions` -> rows of predictions.jsonl."""
 
     metrics: dict[str, Any]
     predictions: list[dict[str, Any]]
@@ -53,7 +53,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EvalData:
-    """A split to evaluate on. `batches()` runs over it once, in order, each sample once, with `captions` filled."""
+    """A split to evaluate on. `batches()` yields each sample once, in order, with `captions` filled."""
 
     dataset: str
     split: str
@@ -66,8 +66,8 @@ class EvalData:
 class Task(nn.Module, ABC):
     """A model with the heads, loss and metrics of one task.
 
-    The state dict is what exports hold: the system's weights under `model.`, heads under names of their own that
-    tasks share (`itc.`, `itm.`, `mlm.`, `mim.`), so that weights carry over from pre-training to fine-tuning.
+    The state dict is what exports hold: the system's weights under `model.`, heads under names that tasks
+    share (`itc.`, `itm.`, `mlm.`, `mim.`), so that weights carry over from pre-training to fine-tuning.
     """
 
     name: ClassVar[str]
@@ -84,11 +84,11 @@ class Task(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def needs(cls, config: TaskConfig) -> frozenset[str]:
-        """Return the capabilities of the system that the task uses; checked when the configuration is read."""
+        """Return the system's capabilities that the task uses; checked when the configuration is read."""
 
     @abstractmethod
     def compute_loss(self, batch: Batch, context: StepContext) -> Loss:
-        """Return the loss of a batch whose tensors are on the model's device; images still uint8 or float in 0..1."""
+        """Return the loss of a batch on the model's device; its images are uint8, or float in 0..1."""
 
     def forward(self, batch: Batch, context: StepContext) -> Loss:
         """Return `compute_loss`, so that distributed wrappers see one forward."""
