@@ -1,7 +1,7 @@
 """Errors that a user can act on.
 
-Commands print the message of a `DiptychError` on one line and leave with its `exit_status`; anything else is a
-defect of Diptych and keeps its traceback. A message names the path, the value, what was expected, the fix.
+Commands print the message of a `DiptychError` on one line and leave with its `exit_status`; anything else
+is a defect of Diptych and keeps its traceback. A message names path, value, expectation and fix.
 """
 
 

@@ -14,13 +14,13 @@ class Sample:
     """
 
     key: str
-    """Unique within the dataset; letters, digits, `_` and `-`, no dot (WebDataset splits at the first dot)."""
+    """Unique within the dataset; letters, digits, `_` and `-` (WebDataset splits at the first dot)."""
     media: Mapping[str, bytes]
     """Extension without dot (`jpg`, `png`, `webp`, `mp4`, ...) to encoded bytes."""
     captions: tuple[str, ...] = ()
     """Texts that describe the sample, the principal one first."""
     match_id: str = ""
-    """Samples with equal ids match each other's texts (one picture listed twice, a concept in several styles).
+    """Samples with equal ids match each other's texts (a picture listed twice, a concept in several styles).
     Empty means that only the sample itself matches: its key is used."""
     split: str = "train"
     """The split the dataset's owners (or the card) put it in."""

@@ -71,8 +71,8 @@ class VisionLanguageModel(nn.Module):
 
     Capabilities and their methods:
 
-    - `embed_visual(images [B, 3, H, W] float, normalised) -> Tensor [B, P, D]`: patch embedding alone, so that
-      a picture used in several passes is embedded once
+    - `embed_visual(images [B, 3, H, W] float, normalised) -> Tensor [B, P, D]`: patch embedding alone, so
+      that a picture used in several passes is embedded once
     - `encode_visual(visual) -> Encoded`; `visual` is pictures [B, 3, H, W] or their embedding [B, P, D]
     - `encode_text(ids [B, L] int64, mask [B, L] bool) -> Encoded`
     - `fuse(visual, ids, mask) -> Fused`, `visual` as above

@@ -96,4 +96,4 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def evaluate(self, data: EvalData, progress: Callable[[str, int, int], None]) -> Evaluation:
-        """Predict and score a split (eval mode, no gradients); `progress(stage, done, total)` reports long work."""
+        """Predict and score a split (eval mode, no gradients); `progress(stage, done, total)` reports."""

@@ -168,6 +168,6 @@ def _check_patches(config: EvePretrainConfig, patches: int) -> None:
     least = 4 if config.image_mask == "blockwise" else 1
     if config.mim_weight and round(config.image_mask_ratio * patches) < least:
         raise UsageError(
-            f"task.image_mask_ratio = {config.image_mask_ratio} of {patches} patches is below {least}, the "
-            f"least that task.image_mask = {config.image_mask} hides; raise the ratio or set task.mim_weight=0"
+            f"task.image_mask_ratio = {config.image_mask_ratio} of {patches} patches is below {least}, what "
+            f"task.image_mask = {config.image_mask} hides at least; raise the ratio or set task.mim_weight=0"
         )
