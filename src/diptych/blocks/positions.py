@@ -1,6 +1,7 @@
 """Resizing learned position tables."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -33,3 +34,15 @@ def resize_positions(table: Tensor, side: int) -> Tensor:
     resized = F.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
     rows = resized.permute(0, 2, 3, 1).reshape(side * side, -1).to(table.dtype)
     return torch.cat([table[:1], rows])
+
+
+def fit_positions(state: Mapping[str, Tensor], name: str, own: Tensor) -> dict[str, Tensor]:
+    """Return `state` with the picture position table `name` [1 + g*g, D] resized to the grid of `own`.
+
+    Weights trained on pictures of one size then start a model for another, as published fine-tuning does. A table
+    of another width is left alone: it belongs to another model.
+    """
+    out = dict(state)
+    if name in out and out[name].dim() == 2 and out[name].shape[1] == own.shape[1]:
+        out[name] = resize_positions(out[name], grid_side(own.shape[0]))
+    return out

@@ -107,6 +107,10 @@ class VisionLanguageModel(nn.Module):
         """Return parameters without weight decay, beyond the engine's rule (biases and norm weights)."""
         return set()
 
+    def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return another instance's weights fitted to this one's picture size (position tables resized)."""
+        return dict(state)
+
     def routing(self) -> list["RoutingStats"]:
         """Return which experts served which tokens in eval mode since `reset_routing`."""
         return []

@@ -12,6 +12,9 @@ from diptych.train.config import InitConfig
 from diptych.train.diagnose import shorten
 from diptych.train.export import Weights
 
+MODEL = "model."
+"""Prefix of the system's weights in a task."""
+
 
 @dataclass(frozen=True)
 class Filled:
@@ -28,11 +31,10 @@ def fill(task: Task, weights: Weights, config: InitConfig) -> Filled:
 
     Raises:
         CheckpointError: names that only one side has and no pattern allows, or tensors of another shape; the
-        message
-            lists all of them, both ways.
+            message lists all of them, both ways.
     """
     own = task.state_dict()
-    source = weights.state
+    source, resized = _adapted(task, weights.state)
     misshapen = [n for n in own if n in source and source[n].shape != own[n].shape]
     # A tensor of another shape is of no use: as good as missing where that is allowed.
     unusable = {n for n in misshapen if _matches(n, config.allow_missing)}
@@ -55,11 +57,20 @@ def fill(task: Task, weights: Weights, config: InitConfig) -> Filled:
     usable = {n: source[n] for n in own if n in source and n not in unusable}
     task.load_state_dict(usable, strict=False)
     report = [f"init_from: {len(usable)} of {len(own)} tensors from {weights.folder} (step {weights.step})"]
+    if resized:
+        report.append(f"init_from: resized to this picture size: {shorten(resized)}")
     if missing:
         report.append(f"init_from: fresh, not in the source: {shorten(missing)}")
     if unexpected:
         report.append(f"init_from: dropped, not in the task: {shorten(unexpected)}")
     return Filled(missing, report)
+
+
+def _adapted(task: Task, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Let the system fit its tables to this picture size; return the weights and the names that changed."""
+    own = {n.removeprefix(MODEL): t for n, t in state.items() if n.startswith(MODEL)}
+    fitted = {MODEL + n: t for n, t in task.model.adapt_state(own).items()}
+    return state | fitted, [n for n, t in fitted.items() if t.shape != state[n].shape]
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -3,7 +3,7 @@
 Legend: B batch, P image tokens (class token first), L text tokens, S sequence, D width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from diptych.blocks.embeddings import TextEmbedding, VisualEmbedding
 from diptych.blocks.init import draw_linears, draw_matrix, draw_vector
 from diptych.blocks.moe import Mixture
+from diptych.blocks.positions import fit_positions
 from diptych.blocks.stem import build_stem
 from diptych.systems.eve.config import EPS, EveConfig
 from diptych.systems.eve.layers import Layout, MultiwayLayer, build_slot
@@ -145,6 +146,10 @@ class EveModel(VisionLanguageModel):
     def undecayed(self) -> set[str]:
         """Return the position tables (the other undecayed parameters follow from the engine's rule)."""
         return {"visual.positions", "text.positions"}
+
+    def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights for another picture size with the position table resized to this one's."""
+        return fit_positions(state, "visual.positions", self.visual.positions)
 
     def routing(self) -> list[RoutingStats]:
         """Return which experts served image and text tokens in eval mode since `reset_routing`."""

@@ -1,5 +1,6 @@
 """The two-tower model. Legend: B batch, P image tokens (class token first), L text tokens, D width."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from diptych.blocks.embeddings import TextEmbedding, VisualEmbedding
 from diptych.blocks.init import draw_linears
+from diptych.blocks.positions import fit_positions
 from diptych.blocks.stem import build_stem
 from diptych.blocks.transformer import TransformerLayer
 from diptych.systems.protocol import Encoded, ImageSpec, TextSpec, VisionLanguageModel
@@ -96,3 +98,7 @@ class TwoTowerModel(VisionLanguageModel):
     def undecayed(self) -> set[str]:
         """Return the position tables (the other undecayed parameters follow from the engine's rule)."""
         return {"visual.positions", "text.positions"}
+
+    def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights for another picture size with the position table resized to this one's."""
+        return fit_positions(state, "visual.positions", self.visual.positions)
