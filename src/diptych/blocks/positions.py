@@ -39,8 +39,8 @@ def resize_positions(table: Tensor, side: int) -> Tensor:
 def fit_positions(state: Mapping[str, Tensor], name: str, own: Tensor) -> dict[str, Tensor]:
     """Return `state` with the picture position table `name` [1 + g*g, D] resized to the grid of `own`.
 
-    Weights trained on pictures of one size then start a model for another, as published fine-tuning does. A table
-    of another width is left alone: it belongs to another model.
+    Weights trained on pictures of one size then start a model for another, as published fine-tuning does.
+    A table of another width is left alone: it belongs to another model.
     """
     out = dict(state)
     if name in out and out[name].dim() == 2 and out[name].shape[1] == own.shape[1]:
