@@ -196,8 +196,10 @@ class SampleReader:
         chosen = [self._choose(item) for item in items]
         ids = mask = None
         if self._tokenizer is not None:
-            length = self._config.text.max_tokens
+            text = self._config.text
             sequences = [self._sequence(item.texts, c) for item, c in zip(items, chosen, strict=True)]
+            longest = max(map(len, sequences), default=0)
+            length = longest if text.padding == "longest" else text.max_tokens
             ids, mask = self._tokenizer.pad(sequences, length)
         captions = [item.texts.captions for item in items]
         return Batch(

@@ -2,10 +2,6 @@
 
 from dataclasses import dataclass
 
-PRETRAIN = "eve/pretrain/emoji_tiny"
-FINETUNE = "eve/finetune/emoji_tiny"
-BASELINE = "two_tower/pretrain/emoji_tiny"
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -15,16 +11,21 @@ class Stage:
     recipe: str
     label: str
     """What the report calls it."""
+    cpu_seconds: float
+    """Its budget."""
     starts_from: str = ""
     """Stage whose weights it takes."""
-    same_cpu_as: tuple[str, ...] = ()
-    """Stages whose CPU seconds together are its budget."""
 
 
-STAGES = (
-    Stage("pretrain", PRETRAIN, "EVE pre-training"),
-    Stage("finetune", FINETUNE, "EVE", starts_from="pretrain"),
-    Stage("baseline", BASELINE, "two towers", same_cpu_as=("pretrain", "finetune")),
+PRETRAIN = Stage("pretrain", "eve/pretrain/emoji_tiny", "EVE pre-training", 25.0)
+FINETUNE = Stage("finetune", "eve/finetune/emoji_tiny", "EVE", 165.0, starts_from="pretrain")
+BASELINE = Stage(
+    "baseline",
+    "two_tower/pretrain/emoji_tiny",
+    "two towers",
+    PRETRAIN.cpu_seconds + FINETUNE.cpu_seconds,
 )
-EVALUATED = ("finetune", "baseline")
+OURS = (PRETRAIN, FINETUNE)
+STAGES = (*OURS, BASELINE)
+EVALUATED = (FINETUNE.name, BASELINE.name)
 SPLIT = "unseen_style"

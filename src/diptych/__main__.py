@@ -1,0 +1,5 @@
+"""`python -m diptych`: the command line."""
+
+from diptych.cli.main import main
+
+main()
