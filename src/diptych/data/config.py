@@ -67,7 +67,7 @@ class TextConfig(Section):
         "`init_from`, else one trained on the captions of the selection.",
     )
     vocab_size: int = Field(2000, ge=8, description="Largest vocabulary of a tokenizer trained by `auto`.")
-    max_tokens: int = Field(40, ge=3, description="Longer texts are cut to so many tokens, specials too.")
+    max_tokens: int = Field(40, ge=3, description="Texts are cut to so many tokens, specials included.")
     padding: Literal["max_length", "longest"] = Field(
         "max_length",
         description="Shorter texts are padded to `max_tokens`, or only to the longest of their batch: the same "
