@@ -70,7 +70,7 @@ class TextConfig(Section):
     max_tokens: int = Field(40, ge=3, description="Texts are cut to so many tokens, specials included.")
     padding: Literal["max_length", "longest"] = Field(
         "max_length",
-        description="Texts are padded to `max_tokens`, or only to the longest of their batch: faster, and the "
+        description="Texts are padded to `max_tokens`, or only to the longest of a batch: faster, and the "
         "same for models that take no notice of padding.",
     )
     pick: Literal["first", "random"] = Field(
