@@ -141,3 +141,12 @@ def test_head_keeps_the_temperature_in_bounds_and_trains_it() -> None:
 def test_head_refuses_a_temperature_out_of_bounds() -> None:
     with pytest.raises(UsageError, match=r"0\.7 is outside its bounds 0\.001 to 0\.5"):
         ContrastiveHead(4, 3, temperature=0.7)
+
+
+@pytest.mark.parametrize(("init", "std"), [("published", 0.02), ("fan_in", 0.7 / 64**0.5)])
+def test_projections_start_at_the_stated_spread(init: str, std: float) -> None:
+    torch.manual_seed(0)
+    head = ContrastiveHead(64, 256, init=init)  # type: ignore[arg-type]
+    cut = 0.88 if init == "fan_in" else 1.0  # a normal that is cut at two deviations has 0.88 of its spread
+    for projection in (head.visual, head.text):
+        assert projection.weight.std().item() == pytest.approx(cut * std, rel=0.03)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.blocks.init import Init, draw_matrix
 from diptych.errors import UsageError
 
 
@@ -18,9 +19,14 @@ class ContrastiveHead(nn.Module):
     """
 
     def __init__(
-        self, width: int, dim: int = 0, temperature: float = 0.07, bounds: tuple[float, float] = (0.001, 0.5)
+        self,
+        width: int,
+        dim: int = 0,
+        temperature: float = 0.07,
+        bounds: tuple[float, float] = (0.001, 0.5),
+        init: Init = "published",
     ) -> None:
-        """Create the head with weights drawn from N(0, 0.02); `dim` 0 means `width`."""
+        """Create the head; `dim` 0 means `width`; weights from N(0, 0.02) (published) or by fan-in (ours)."""
         super().__init__()
         low, high = bounds
         if not 0 < low <= temperature <= high:
@@ -32,7 +38,10 @@ class ContrastiveHead(nn.Module):
         self.text = nn.Linear(width, dim or width, bias=False)
         self.temperature = nn.Parameter(torch.tensor(float(temperature)))
         for projection in (self.visual, self.text):
-            nn.init.normal_(projection.weight, std=0.02)
+            if init == "published":
+                nn.init.normal_(projection.weight, std=0.02)
+            else:
+                draw_matrix(projection.weight, init, width)
 
     def project_visual(self, pooled: Tensor) -> Tensor:
         """Turn pooled picture tokens [N, width] into unit vectors [N, dim] float32."""

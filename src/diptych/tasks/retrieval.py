@@ -80,7 +80,9 @@ class RetrievalTask(Task):
 
     def __init__(self, model: VisionLanguageModel, config: RetrievalConfig, tokenizer: Tokenizer) -> None:
         super().__init__(model, config, tokenizer)
-        self.itc = ContrastiveHead(model.width, config.itc_dim, config.temperature, config.temperature_bounds)
+        self.itc = ContrastiveHead(
+            model.width, config.itc_dim, config.temperature, config.temperature_bounds, config.itc_init
+        )
         self.itm = MatchingHead(model.width) if config.matching else None
 
     @classmethod

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from diptych.blocks.init import Init
 from diptych.systems.task import TaskConfig
 
 
@@ -12,6 +13,9 @@ class RetrievalConfig(TaskConfig):
 
     name: Literal["retrieval"] = "retrieval"
     itc_dim: int = Field(0, ge=0, description="Width of the common space; 0: the model's width.")
+    itc_init: Init = Field(
+        "published", description="Start of the contrastive projections: normal 0.02, or by fan-in (ours)."
+    )
     temperature: float = Field(
         0.07, gt=0, description="Initial temperature of the contrastive loss (learned)."
     )

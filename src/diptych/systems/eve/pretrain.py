@@ -76,7 +76,7 @@ class EvePretrainTask(Task):
         self.itm: MatchingHead | None = None
         if config.itc_weight:
             self.itc = ContrastiveHead(
-                model.width, config.itc_dim, config.temperature, config.temperature_bounds
+                model.width, config.itc_dim, config.temperature, config.temperature_bounds, config.itc_init
             )
         if config.itm_weight:
             self.itm = MatchingHead(model.width)

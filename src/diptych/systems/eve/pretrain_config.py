@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from diptych.blocks.init import Init
 from diptych.systems.task import TaskConfig
 
 
@@ -47,6 +48,9 @@ class EvePretrainConfig(TaskConfig):
         0.0, ge=0, description="Ours: weight of a contrastive loss of unmasked pairs; 0: none."
     )
     itc_dim: int = Field(0, ge=0, description="Width of the contrastive space; 0: the model's width.")
+    itc_init: Init = Field(
+        "published", description="Start of the contrastive projections: normal 0.02, or by fan-in (ours)."
+    )
     temperature: float = Field(0.07, gt=0, description="Initial temperature of the contrastive loss.")
     temperature_bounds: tuple[float, float] = Field((0.001, 0.5), description="Limits of the temperature.")
     label_smoothing: float = Field(
