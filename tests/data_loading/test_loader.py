@@ -489,16 +489,12 @@ def test_a_killed_worker_is_reported(selection: Selection, monkeypatch: pytest.M
 def test_padding_to_the_longest_of_the_batch_only_leaves_padding_out(
     selection: Selection, tokenizer: Tokenizer
 ) -> None:
-    padded = next(iter(Loader(selection, settings(text={"max_tokens": 20}), tokenizer, seed=3)))
-    tight = next(
-        iter(Loader(selection, settings(text={"max_tokens": 20, "padding": "longest"}), tokenizer, seed=3))
-    )
-    assert padded.text_ids is not None
-    assert padded.text_mask is not None
-    assert tight.text_ids is not None
-    assert tight.text_mask is not None
-    longest = int(padded.text_mask.sum(1).max())
-    assert padded.text_ids.shape[1] == 20
-    assert tight.text_ids.shape[1] == longest < 20
-    assert torch.equal(tight.text_ids, padded.text_ids[:, :longest])
-    assert torch.equal(tight.text_mask, padded.text_mask[:, :longest])
+    def first(**text: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = next(iter(Loader(selection, settings(text={"max_tokens": 20, **text}), tokenizer, seed=3)))
+        assert batch.text_ids is not None and batch.text_mask is not None  # noqa: PT018
+        return batch.text_ids, batch.text_mask
+
+    (ids, mask), (tight_ids, tight_mask) = first(), first(padding="longest")
+    assert ids.shape[1] == 20 > (longest := int(mask.sum(1).max()))
+    assert torch.equal(tight_ids, ids[:, :longest])
+    assert torch.equal(tight_mask, mask[:, :longest])

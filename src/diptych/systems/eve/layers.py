@@ -3,6 +3,7 @@
 Legend: B batch, S sequence (image tokens first), D width.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -39,12 +40,12 @@ def _network(config: EveConfig) -> FeedForward:
     return FeedForward(config.width, config.hidden, config.activation)
 
 
-class FeedForwardSlot(nn.Module):
+class FeedForwardSlot(nn.Module, ABC):
     """The feed-forward half of a layer, norm included; returns [B, S, D] and the balance loss, if any."""
 
+    @abstractmethod
     def forward(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor | None]:
         """Apply to the residual stream [B, S, D]."""
-        raise NotImplementedError
 
 
 class SeparateSlot(FeedForwardSlot):
