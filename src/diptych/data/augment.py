@@ -1,8 +1,8 @@
 """Random changes to whole batches of pictures on their device. Legend: B batch, H x W pixels.
 
-Every random number comes from the given generator and is drawn on its device (the CPU), then moved, so that
-the result does not depend on where the pictures are. Pictures are changed in place where they are ours:
-fresh memory costs more than arithmetic.
+Every random number is drawn for one sample (`Draws`) on the CPU, then moved, so that the result depends
+neither on where the pictures are nor on the rest of the batch. Pictures are changed in place where they are
+ours: fresh memory costs more than arithmetic.
 """
 
 import math
@@ -12,21 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.data.config import AugmentConfig, parse_colour
+from diptych.data.draws import Draws
 
 _TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _FROM_YIQ = torch.linalg.inv(_TO_YIQ)
 
 
-def augment(
-    images: Tensor, config: AugmentConfig, generator: torch.Generator, background: str = "white"
-) -> Tensor:
+def augment(images: Tensor, config: AugmentConfig, draws: Draws, background: str = "white") -> Tensor:
     """Change pictures at random as `config` says.
 
     Args:
         images: [B, 3, H, W] uint8, or [B, 4, H, W] with opacity as the last channel (the loader keeps it when
             `config.keeps_opacity`).
         config: what to change and how much.
-        generator: source of the draws.
+        draws: of the B samples.
         background: colour behind transparent pixels that get no random one (`data.image.background`).
 
     Returns:
@@ -34,7 +33,7 @@ def augment(
     """
     if images.shape[1] == 3 and not _active(config):
         return images
-    draw = _Draws(len(images), generator, images.device)
+    draw = _Draws(draws, images.device)
     pixels = images.float().mul_(1 / 255)
     opacity: Tensor | None = None
     if images.shape[1] == 4:
@@ -57,13 +56,12 @@ def _active(config: AugmentConfig) -> bool:
 class _Draws:
     """Per-picture random numbers, on the pictures' device."""
 
-    def __init__(self, batch: int, generator: torch.Generator, device: torch.device) -> None:
-        self.batch, self.generator, self.device = batch, generator, device
+    def __init__(self, draws: Draws, device: torch.device) -> None:
+        self.batch, self.draws, self.device = len(draws), draws, device
 
     def unit(self, *shape: int) -> Tensor:
         """[B, *shape] uniform in 0..1."""
-        drawn = torch.rand((self.batch, *shape), generator=self.generator, device=self.generator.device)
-        return drawn.to(self.device)
+        return self.draws.rand(*shape).to(self.device)
 
     def around(self, limit: float, *shape: int) -> Tensor:
         """[B, *shape] uniform in -limit..limit."""
@@ -75,8 +73,7 @@ class _Draws:
 
     def normal(self, *shape: int) -> Tensor:
         """[B, *shape] standard normal."""
-        drawn = torch.randn((self.batch, *shape), generator=self.generator, device=self.generator.device)
-        return drawn.to(self.device)
+        return self.draws.normal(*shape).to(self.device)
 
 
 def _affine(pixels: Tensor, config: AugmentConfig, draw: _Draws) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.data.draws import Draws
 from diptych.objectives.contrastive import matches
 
 IGNORED = -100
@@ -47,7 +48,7 @@ class Negatives:
 def draw_negatives(
     logits: Tensor,
     matching: Tensor,
-    generator: torch.Generator | None = None,
+    draws: Draws | None = None,
     *,
     images: Tensor | None = None,
     texts: Tensor | None = None,
@@ -63,7 +64,7 @@ def draw_negatives(
     Args:
         logits: [N, M] similarities over temperature; no gradient is taken.
         matching: [N, M] bool, True where text and picture belong together.
-        generator: CPU generator; None takes torch's global one.
+        draws: of the K samples asked about; None draws from torch's global generator.
         images: [K] pictures to draw texts for (default: all N).
         texts: [K] texts to draw pictures for (default: all M).
         floor: added to every candidate's probability.
@@ -71,21 +72,19 @@ def draw_negatives(
     logits = logits.detach().float()
     by_image = (logits, matching) if images is None else (logits[images], matching[images])
     by_text = (logits.t(), matching.t()) if texts is None else (logits.t()[texts], matching.t()[texts])
-    image, image_valid = _draw(*by_text, floor, generator)
-    text, text_valid = _draw(*by_image, floor, generator)
+    image, image_valid = _draw(*by_text, floor, draws)
+    text, text_valid = _draw(*by_image, floor, draws)
     return Negatives(image, text, image_valid, text_valid)
 
 
 def sample_negatives(
-    logits: Tensor, match_ids: Tensor, generator: torch.Generator | None = None, floor: float = 1e-5
+    logits: Tensor, match_ids: Tensor, draws: Draws | None = None, floor: float = 1e-5
 ) -> Negatives:
     """Return `draw_negatives` of N aligned pictures and texts; equal `match_ids` [N] int64 match."""
-    return draw_negatives(logits, matches(match_ids, match_ids), generator, floor=floor)
+    return draw_negatives(logits, matches(match_ids, match_ids), draws, floor=floor)
 
 
-def _draw(
-    logits: Tensor, matching: Tensor, floor: float, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
+def _draw(logits: Tensor, matching: Tensor, floor: float, draws: Draws | None) -> tuple[Tensor, Tensor]:
     """Draw one unmatched column for each row; return ([K] columns, [K] valid)."""
     valid = ~matching.all(1)
     if floor:
@@ -93,8 +92,13 @@ def _draw(
     else:
         weights = logits.masked_fill(matching & valid[:, None], float("-inf")).softmax(1)
     weights = torch.where(valid[:, None], weights, torch.ones_like(weights))
-    columns = torch.multinomial(weights.cpu(), 1, generator=generator)[:, 0]
-    return columns.to(logits.device), valid
+    uniform = torch.rand(len(weights)) if draws is None else draws.rand()
+    # The inverse of the cumulated weights: one draw a row, whatever the other rows are.
+    # In double: rounding must not reach the columns of weight 0 behind the last one that counts.
+    reached = weights.double().cumsum(1)
+    target = uniform.to(reached)[:, None] * reached[:, -1:]
+    columns = torch.searchsorted(reached, target, right=True)[:, 0].clamp(max=weights.shape[1] - 1)
+    return columns, valid
 
 
 @dataclass(frozen=True)

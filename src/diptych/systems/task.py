@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
+from diptych.blocks.collective import ALONE, World
 from diptych.config.schema import Section
 from diptych.data.batch import Batch
+from diptych.data.draws import Draws
 from diptych.data.text import Tokenizer
 from diptych.systems.protocol import VisionLanguageModel
 
@@ -22,13 +23,15 @@ class TaskConfig(Section):
 
 @dataclass(frozen=True)
 class StepContext:
-    """Where training stands. A step draws from `generator` alone (a pure function of seed and step)."""
+    """Where training stands. What is random about a sample comes from `draws` alone."""
 
     step: int
     progress: float
     """0 at the start, 1 at the end of training."""
-    generator: torch.Generator
-    """On the CPU; draws are moved to the device so that they do not depend on it."""
+    draws: Draws
+    """What is random about the samples of the batch; the same whatever rank they are on."""
+    world: World = ALONE
+    """The ranks that share the step. The mean of their losses must be the loss of the global batch."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.data.batch import Batch
+from diptych.data.draws import Draws
 from diptych.data.image import normalise
 from diptych.data.text import Tokenizer
 from diptych.errors import UsageError
@@ -113,7 +114,7 @@ class RetrievalTask(Task):
             parts["image_contrast"] = config.image_contrast * among
         balance = [encoded_images.aux.get("routing"), encoded_texts.aux.get("routing")]
         if self.itm is not None and context.progress >= config.itm_from:
-            passes = self.draw_passes(logits, texts, context.generator)
+            passes = self.draw_passes(logits, texts, context.draws)
             loss, accuracy, routing = self.matching_step(visual, texts, passes)
             parts["itm"], metrics["itm_accuracy"] = config.itm_weight * loss, accuracy
             balance += routing
@@ -138,18 +139,17 @@ class RetrievalTask(Task):
         pixels = normalise(images, spec)
         return self.model.embed_visual(pixels) if "embed_visual" in self.model.capabilities else pixels
 
-    def draw_passes(self, logits: Tensor, texts: BatchTexts, generator: torch.Generator) -> list[Pairs]:
+    def draw_passes(self, logits: Tensor, texts: BatchTexts, draws: Draws) -> list[Pairs]:
         """Draw the samples that matching is trained on and their negatives; the published three passes."""
         images = torch.arange(len(logits), device=logits.device)
         if 0 < self.config.itm_batch < len(images):
-            images = torch.randperm(len(images), generator=generator)[: self.config.itm_batch].to(
-                logits.device
-            )
+            images, draws = draws.some(self.config.itm_batch)
+            images = images.to(logits.device)
         own = texts.of_sample[images]
         negatives = draw_negatives(
             logits,
             texts.matching,
-            generator,
+            draws,
             images=images,
             texts=own,
             floor=self.config.itm_negative_floor,

@@ -14,6 +14,7 @@ import diptych
 from diptych.config.layers import Resolved
 from diptych.data.augment import augment
 from diptych.data.batch import Batch
+from diptych.data.draws import Draws
 from diptych.errors import DataError, DiptychError, RunError
 from diptych.systems.task import Loss, StepContext
 from diptych.train.assemble import assemble
@@ -198,17 +199,14 @@ class _Trainer:
     def _backward(self, group: list[Batch], samples: int) -> list[Loss]:
         """Add up the gradients of the batches of a step, each by its share of the samples."""
         seed, step = self.config.seed, self.step
-        # Dropout and its like draw from the global generator; the task and the pictures have streams of
-        # their own.
+        # Dropout and its like draw from the global generator; what task and pictures draw is a sample's own.
         torch.manual_seed(derived_seed(seed, step, "model"))
-        context = StepContext(
-            step, self.progress, torch.Generator().manual_seed(derived_seed(seed, step, "task"))
-        )
-        pictures = torch.Generator().manual_seed(derived_seed(seed, step, "augment"))
         losses = []
         for batch in group:
             share = len(batch) / samples
-            ready = self._on_device(batch, pictures)
+            ready = self._on_device(batch, Draws(derived_seed(seed, 0, "augment"), batch.positions))
+            draws = Draws(derived_seed(seed, 0, "task"), batch.positions)
+            context = StepContext(step, self.progress, draws)
             with autocast(self.device, self.config.train.precision):
                 loss: Loss = self.task(ready, context)
             (loss.total if share == 1 else loss.total * share).backward()  # type: ignore[no-untyped-call]
@@ -216,7 +214,7 @@ class _Trainer:
             losses.append(loss)
         return losses
 
-    def _on_device(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def _on_device(self, batch: Batch, draws: Draws) -> Batch:
         lacking = [name for name in self.task.batch_fields if getattr(batch, name) is None]
         if lacking:
             raise RunError(
@@ -228,7 +226,7 @@ class _Trainer:
         if moved.images is None:
             return moved
         data = self.config.data
-        return replace(moved, images=augment(moved.images, data.augment, generator, data.image.background))
+        return replace(moved, images=augment(moved.images, data.augment, draws, data.image.background))
 
     def _lr(self) -> float:
         return self.config.optim.lr * lr_factor(self.config.schedule, self.extent, self.step, self.progress)

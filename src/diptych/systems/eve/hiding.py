@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from diptych.data.draws import Draws
 from diptych.data.masking import blockwise_patch_mask, mask_tokens, random_patch_mask
 from diptych.data.text import Tokenizer
 from diptych.systems.eve.pretrain_config import EvePretrainConfig
@@ -35,14 +35,14 @@ def hide(
     side: int,
     tokenizer: Tokenizer,
     config: EvePretrainConfig,
-    generator: torch.Generator,
+    draws: Draws,
 ) -> Masked:
     """Draw what is hidden from normalised pictures [B, 3, H, W] of `side` patches a side and texts [B, L]."""
     if config.image_mask == "random":
-        hidden = random_patch_mask(len(ids), side**2, config.image_mask_ratio, generator)
+        hidden = random_patch_mask(side**2, config.image_mask_ratio, draws)
     else:
-        hidden = equal_rows(blockwise_patch_mask(len(ids), side, side, config.image_mask_ratio, generator))
-    shown, selected = mask_tokens(ids, mask, tokenizer, config.text_mask_ratio, generator, config.text_mask)
+        hidden = equal_rows(blockwise_patch_mask(side, side, config.image_mask_ratio, draws))
+    shown, selected = mask_tokens(ids, mask, tokenizer, config.text_mask_ratio, draws, config.text_mask)
     return Masked(pixels, hidden.to(ids.device), ids, shown, mask, selected)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diptych.data.batch import Batch
+from diptych.data.draws import Draws
 from diptych.data.image import normalise
 from diptych.data.text import Tokenizer
 from diptych.errors import UsageError
@@ -95,24 +96,25 @@ class EvePretrainTask(Task):
         assert batch.text_mask is not None
         pixels = normalise(batch.images, self.model.image_spec)
         ids, mask = trim(batch.text_ids, batch.text_mask)
-        parts, metrics, routing = self._masked_parts(pixels, ids, mask, context.generator)
+        parts, metrics, routing = self._masked_parts(pixels, ids, mask, context.draws)
         if self.itc is not None:
             pairs = PairObjectives(self.model, self.itc, self.itm, self.config)
-            more = pairs.compute(pixels, ids, mask, batch.match_ids, context.generator)
+            more = pairs.compute(pixels, ids, mask, batch.match_ids, context.draws)
             parts, metrics, routing = parts | more.parts, metrics | more.metrics, routing + more.routing
         if routing:
             parts["routing"] = self.config.routing_weight * torch.stack(routing).mean()
         return Loss(torch.stack(list(parts.values())).sum(), parts, metrics)
 
     def _masked_parts(
-        self, pixels: Tensor, ids: Tensor, mask: Tensor, generator: torch.Generator
+        self, pixels: Tensor, ids: Tensor, mask: Tensor, draws: Draws
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[Tensor]]:
         """Return the weighted losses, metrics and balance losses of the masked pass."""
         config = self.config
         if 0 < config.masked_batch < len(ids):
-            rows = torch.randperm(len(ids), generator=generator)[: config.masked_batch].to(ids.device)
+            rows, draws = draws.some(config.masked_batch)
+            rows = rows.to(ids.device)
             pixels, (ids, mask) = pixels[rows], trim(ids[rows], mask[rows])
-        masked = self.hide(pixels, ids, mask, generator)
+        masked = self.hide(pixels, ids, mask, draws)
         rebuilt = self.rebuild(masked)
         targets = masked.ids[masked.selected]
         parts = {
@@ -123,9 +125,9 @@ class EvePretrainTask(Task):
         routing = rebuilt.fused.aux.get("routing")
         return parts, metrics, [] if routing is None else [routing]
 
-    def hide(self, pixels: Tensor, ids: Tensor, mask: Tensor, generator: torch.Generator) -> Masked:
+    def hide(self, pixels: Tensor, ids: Tensor, mask: Tensor, draws: Draws) -> Masked:
         """Draw what is hidden from normalised pictures [B, 3, H, W] and texts [B, L]."""
-        return hide(pixels, ids, mask, self.model.patch_side, self.tokenizer, self.config, generator)
+        return hide(pixels, ids, mask, self.model.patch_side, self.tokenizer, self.config, draws)
 
     def rebuild(self, masked: Masked) -> Rebuilt:
         """Read the visible signals and rebuild the hidden ones."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diptych.data.batch import Batch
+from diptych.data.draws import Draws
 from diptych.data.image import normalise
 from diptych.errors import DataError
 from diptych.objectives.mlm import mlm_loss
@@ -30,12 +31,11 @@ def evaluate_pretraining(
     `masked_token_accuracy`: share of hidden words guessed rightly. `masked_token_loss`: nats a word.
     `reconstruction_error`: mean squared error a value, of normalised patches if the task's targets are.
     Baselines: always the most frequent hidden word; every patch painted in its expected mean (0).
-    Which signals are hidden depends on a fixed seed and the batch size of the evaluation.
+    Which signals of a sample are hidden depends on a fixed seed and its position.
     """
     training = task.training
     task.eval()
     task.model.reset_routing()
-    generator = torch.Generator().manual_seed(SEED)
     words: Counter[int] = Counter()
     rows: list[dict[str, Any]] = []
     nats = blind = 0.0
@@ -43,7 +43,7 @@ def evaluate_pretraining(
         ids, mask = _texts(task, batch)
         assert batch.images is not None
         pixels = normalise(batch.images, task.model.image_spec)
-        masked = task.hide(pixels, ids, mask, generator)
+        masked = task.hide(pixels, ids, mask, Draws(SEED, batch.positions))
         rebuilt = task.rebuild(masked)
         targets = masked.ids[masked.selected]
         words.update(targets.tolist())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diptych.data.draws import Draws
 from diptych.objectives.contrastive import (
     ContrastiveHead,
     contrastive_logits,
@@ -45,7 +46,7 @@ class PairObjectives:
     config: EvePretrainConfig
 
     def compute(
-        self, pixels: Tensor, ids: Tensor, mask: Tensor, match_ids: Tensor, generator: torch.Generator
+        self, pixels: Tensor, ids: Tensor, mask: Tensor, match_ids: Tensor, draws: Draws
     ) -> PairLosses:
         """Return the losses of pictures [B, 3, H, W] (normalised) and texts [B, L]."""
         config = self.config
@@ -66,7 +67,7 @@ class PairObjectives:
             among = supervised_contrastive_loss(features, temperature.detach(), match_ids)
             parts["image_contrast"] = config.image_contrast * among
         if self.itm is not None:
-            loss, accuracy, balance = self._match(visual, ids, mask, logits, matching, generator)
+            loss, accuracy, balance = self._match(visual, ids, mask, logits, matching, draws)
             parts["itm"], metrics["itm_accuracy"] = config.itm_weight * loss, accuracy
             routing += balance
         return PairLosses(parts, metrics, routing)
@@ -78,15 +79,16 @@ class PairObjectives:
         mask: Tensor,
         logits: Tensor,
         matching: Tensor,
-        generator: torch.Generator,
+        draws: Draws,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Return loss, accuracy and balance loss of right and wrong pairs, all in one pass."""
         assert self.itm is not None
         rows = torch.arange(len(ids), device=ids.device)
         if 0 < self.config.itm_batch < len(ids):
-            rows = torch.randperm(len(ids), generator=generator)[: self.config.itm_batch].to(ids.device)
+            rows, draws = draws.some(self.config.itm_batch)
+            rows = rows.to(ids.device)
         floor = self.config.itm_negative_floor
-        negatives = draw_negatives(logits, matching, generator, images=rows, texts=rows, floor=floor)
+        negatives = draw_negatives(logits, matching, draws, images=rows, texts=rows, floor=floor)
         passes = matching_passes(rows, rows, negatives)
         images, texts, labels = (
             torch.cat([getattr(p, name) for p in passes]) for name in ("images", "texts", "labels")
