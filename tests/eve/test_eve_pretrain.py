@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from diptych.data.batch import Batch
+from diptych.data.draws import Draws
 from diptych.data.text import Tokenizer
 from diptych.errors import UsageError
 from diptych.systems.eve.hiding import equal_rows, trim
@@ -53,8 +54,8 @@ def make_batch(tokenizer: Tokenizer, samples: int = 8) -> Batch:
     )
 
 
-def context(step: int = 0) -> StepContext:
-    return StepContext(step, 0.0, torch.Generator().manual_seed(step))
+def context(batch: Batch, step: int = 0) -> StepContext:
+    return StepContext(step, 0.0, Draws(step, batch.positions))
 
 
 @pytest.mark.parametrize("stem", ["conv", "patch"])
@@ -63,7 +64,8 @@ def test_every_parameter_gets_a_finite_gradient(
     tokenizer: Tokenizer, config: EvePretrainConfig, stem: str
 ) -> None:
     task = make_task(tokenizer, config, stem=stem, patch_size=8)
-    loss = task(make_batch(tokenizer), context())
+    batch = make_batch(tokenizer)
+    loss = task(batch, context(batch))
     loss.total.backward()
     for name, parameter in task.named_parameters():
         assert parameter.grad is not None, name
@@ -73,10 +75,10 @@ def test_every_parameter_gets_a_finite_gradient(
     torch.testing.assert_close(loss.total, torch.stack(list(loss.parts.values())).sum())
 
 
-def test_a_step_depends_on_its_generator_alone(tokenizer: Tokenizer) -> None:
+def test_a_step_depends_on_its_draws_alone(tokenizer: Tokenizer) -> None:
     task, batch = make_task(tokenizer, DROP).eval(), make_batch(tokenizer)
     with torch.no_grad():
-        one, again, other = (task(batch, context(step)).total for step in (1, 1, 2))
+        one, again, other = (task(batch, context(batch, step)).total for step in (1, 1, 2))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
 
@@ -101,7 +103,7 @@ def test_hidden_signals_do_not_leak(
     assert batch.text_ids is not None
     assert batch.text_mask is not None
     pixels = batch.images.float() / 127.5 - 1
-    masked = task.hide(pixels, batch.text_ids, batch.text_mask, torch.Generator().manual_seed(3))
+    masked = task.hide(pixels, batch.text_ids, batch.text_mask, Draws(3, batch.positions))
     cell, side = task.model.patch_cell, task.model.patch_side
     assert masked.hidden.sum(1).tolist() == [round(0.75 * side**2)] * 8
     where = masked.hidden.view(8, 1, side, side).repeat_interleave(cell, 2).repeat_interleave(cell, 3)
@@ -124,7 +126,7 @@ def test_targets_are_the_hidden_patches(tokenizer: Tokenizer) -> None:
     task = make_task(tokenizer, DROP.with_(normalise_targets=False))
     pixels = torch.arange(3 * 16 * 16, dtype=torch.float32).view(1, 3, 16, 16) / 768
     ids, mask = tokenizer.encode(["red cat"], 8)
-    masked = task.hide(pixels, ids, mask, torch.Generator().manual_seed(0))
+    masked = task.hide(pixels, ids, mask, Draws(0, torch.arange(1)))
     (visible,) = (~masked.hidden[0]).nonzero()[:, 0].tolist()
     corners = [(0, 0), (0, 8), (8, 0), (8, 8)]
     del corners[visible]
@@ -140,7 +142,7 @@ def test_losses_fall(tokenizer: Tokenizer, config: EvePretrainConfig) -> None:
     optimizer = torch.optim.AdamW(task.parameters(), lr=5e-3)
     history = []
     for step in range(60):
-        loss = task(batch, context(step))
+        loss = task(batch, context(batch, step))
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
@@ -199,7 +201,8 @@ def test_trim_and_equal_rows_by_hand() -> None:
 def test_blockwise_masks_need_room(tokenizer: Tokenizer) -> None:
     config = REPLACE.with_(image_mask="blockwise", image_mask_ratio=0.5)
     task = make_task(tokenizer, config, stem="patch", patch_size=4, class_mean=False)
-    loss = task(make_batch(tokenizer), context())
+    batch = make_batch(tokenizer)
+    loss = task(batch, context(batch))
     assert loss.parts["mim"] > 0
     with pytest.raises(UsageError, match=r"image_mask_ratio = 0.5 of 4 patches is below 4"):
         make_task(tokenizer, config)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diptych.data.draws import Draws
 from diptych.objectives.matching import (
     IGNORED,
     MatchingHead,
@@ -23,6 +24,10 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def draws(samples: int, seed: int = 0) -> Draws:
+    return Draws(seed, torch.arange(samples))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     ids=st.lists(st.integers(0, 3), min_size=1, max_size=7),
@@ -36,7 +41,7 @@ def test_negatives_never_share_an_id_unless_the_whole_batch_does(
     match_ids = torch.tensor(ids)
     # The right answers are by far the likeliest: only masking keeps them out.
     logits = scale * (torch.randn(len(ids), len(ids), generator=generator(seed)) + 10 * torch.eye(len(ids)))
-    drawn = sample_negatives(logits, match_ids, generator(seed), floor=floor)
+    drawn = sample_negatives(logits, match_ids, draws(len(ids), seed), floor=floor)
     alone = len(set(ids)) == 1
     for chosen, valid in ((drawn.image, drawn.image_valid), (drawn.text, drawn.text_valid)):
         assert valid.tolist() == [not alone] * len(ids)
@@ -49,9 +54,8 @@ def test_similar_candidates_are_drawn_more_often() -> None:
     # Text 0: pictures 1 and 2 are wrong with logits log 3 and 0, so 3 draws of 4 are picture 1.
     logits = torch.zeros(3, 3)
     logits[1, 0] = math.log(3)
-    rng = generator()
-    texts = torch.zeros(4000, dtype=torch.long)
-    drawn = draw_negatives(logits, torch.eye(3).bool(), rng, texts=texts, images=torch.tensor([0]))
+    many = torch.zeros(4000, dtype=torch.long)
+    drawn = draw_negatives(logits, torch.eye(3).bool(), draws(4000), texts=many, images=many)
     count = int((drawn.image == 1).sum())
     assert set(drawn.image.tolist()) == {1, 2}
     assert count / 4000 == pytest.approx(0.75, abs=0.03)
@@ -61,9 +65,9 @@ def test_floor_makes_a_solved_batch_uniform_and_zero_keeps_it_hard() -> None:
     # The own text has all the probability; among the wrong ones, text 1 is e^10 times likelier than 2.
     logits = torch.tensor([[100.0, 20.0, 10.0]] * 3)
     many = torch.zeros(2000, dtype=torch.long)
-    options = {"images": many, "texts": torch.tensor([0])}
-    uniform = draw_negatives(logits, torch.eye(3).bool(), generator(), **options)
-    hard = draw_negatives(logits, torch.eye(3).bool(), generator(), floor=0.0, **options)
+    options = {"images": many, "texts": many}
+    uniform = draw_negatives(logits, torch.eye(3).bool(), draws(2000), **options)
+    hard = draw_negatives(logits, torch.eye(3).bool(), draws(2000), floor=0.0, **options)
     assert (uniform.text == 1).float().mean().item() == pytest.approx(0.5, abs=0.04)
     assert (hard.text == 1).float().mean().item() > 0.99
 
@@ -72,18 +76,28 @@ def test_directions_are_not_swapped() -> None:
     # 2 pictures, 3 texts; only one wrong candidate is possible for every query.
     matching = torch.tensor([[True, True, False], [True, False, True]])
     texts = torch.tensor([1, 2])
-    drawn = draw_negatives(torch.zeros(2, 3), matching, generator(), texts=texts)
+    drawn = draw_negatives(torch.zeros(2, 3), matching, draws(2), texts=texts)
     assert drawn.text.tolist() == [2, 1]  # for pictures 0 and 1
     assert drawn.image.tolist() == [1, 0]  # for texts 1 and 2
-    everything = draw_negatives(torch.zeros(2, 3), matching, generator())
+    everything = draw_negatives(torch.zeros(2, 3), matching)  # from the global generator
     assert everything.image_valid.tolist() == [False, True, True]  # both pictures match text 0
 
 
-def test_same_generator_same_draw() -> None:
+def test_same_draws_same_negatives() -> None:
     logits = torch.randn(16, 16, generator=generator(3))
-    first, again = (sample_negatives(logits, torch.arange(16), generator(5)) for _ in range(2))
+    first, again, other = (sample_negatives(logits, torch.arange(16), draws(16, seed)) for seed in (5, 5, 6))
     assert torch.equal(first.image, again.image)
     assert torch.equal(first.text, again.text)
+    assert not torch.equal(first.image, other.image)
+
+
+def test_samples_asked_about_draw_alike_in_any_company() -> None:
+    logits, matching = torch.randn(16, 16, generator=generator(3)), torch.eye(16).bool()
+    everybody = draw_negatives(logits, matching, draws(16))
+    rows = torch.tensor([11, 4])
+    two = draw_negatives(logits, matching, Draws(0, rows), images=rows, texts=rows)
+    assert torch.equal(two.image, everybody.image[rows])
+    assert torch.equal(two.text, everybody.text[rows])
 
 
 def test_three_passes() -> None:

@@ -14,6 +14,7 @@ from tests.parity.runner import Case, Comparison, exact, gradient, loss, output
 from torch import Tensor
 
 from diptych.data.batch import Batch
+from diptych.data.draws import Draws
 from diptych.metrics.retrieval import filled_matrix, itm_eval
 from diptych.objectives.contrastive import contrastive_logits, itc_loss
 from diptych.objectives.matching import Negatives, Pairs, matching_passes
@@ -53,7 +54,7 @@ class InjectedNegatives(RetrievalTask):
 
     negatives: Negatives
 
-    def draw_passes(self, logits: Tensor, texts: BatchTexts, generator: torch.Generator) -> list[Pairs]:
+    def draw_passes(self, logits: Tensor, texts: BatchTexts, draws: Draws) -> list[Pairs]:
         rows = torch.arange(len(logits))
         return matching_passes(rows, texts.of_sample, self.negatives)
 
@@ -124,7 +125,7 @@ def check_training(task: InjectedNegatives, case: Case) -> list[Comparison]:
         text_mask=inputs["text_atts"].bool(),
     )
     task.train()
-    result = task(batch, StepContext(0, 0.0, torch.Generator()))
+    result = task(batch, StepContext(0, 0.0, Draws(0, batch.positions)))
     result.total.backward()
     task.eval()
     parts = {"itc": "train_loss_itc", "itm": "train_loss_itm", "routing": "train_loss_gate"}

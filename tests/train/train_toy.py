@@ -100,7 +100,7 @@ class PairsTask(Task):
     def compute_loss(self, batch: Batch, context: StepContext) -> Loss:
         pixels = normalise(batch.images, self.model.image_spec)
         if self.config.jitter:
-            pixels = pixels + self.config.jitter * torch.randn(pixels.shape, generator=context.generator)
+            pixels = pixels + self.config.jitter * context.draws.normal(*pixels.shape[1:])
         image = self.model.encode_visual(pixels).pooled
         text = self.model.encode_text(batch.text_ids, batch.text_mask).pooled
         pull = (image - text).square().mean()

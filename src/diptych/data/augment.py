@@ -115,6 +115,8 @@ def _colours(pixels: Tensor, opacity: Tensor | None, config: AugmentConfig, draw
         steps = (draw.unit(1, 1, 1) * 4).floor() + 3
         chosen = draw.chosen(config.posterize)[:, None, None, None]
         pixels = torch.where(chosen, (pixels * steps).round() / steps, pixels)
+        if opacity is not None:
+            pixels = torch.minimum(pixels, opacity)  # a premultiplied colour rounded up may exceed it
     return pixels
 
 
