@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from diptych.config.schema import Section, section_of, variants_of
+from diptych.config.schema import Section, entry_of, section_of, variants_of
 from diptych.errors import ConfigError
+
+ANY = "<name>"
+"""Stands in a key for a name that the user chooses."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,10 @@ class Key:
     """One setting of a schema."""
 
     path: str
-    """Dotted, with the variant in brackets where a name chooses the class: `system[eve].width`."""
+    """Dotted, with the variant in brackets where a name chooses the class: `system[eve].width`.
+
+    `<name>` stands for names that the user chooses: `data.sources.<name>.path`.
+    """
     field: FieldInfo
     default: object
     """PydanticUndefined where the setting must be given."""
@@ -55,8 +61,11 @@ def _walk(
     names: Mapping[str, str] | None,
 ) -> Iterator[Key]:
     for name, field in section.model_fields.items():
-        base = section_of(field)
+        base, entry = section_of(field), entry_of(field)
         default = defaults.get(name, field.get_default(call_default_factory=True, validated_data={}))
+        if entry is not None:
+            yield from _walk(entry, (*path, name, ANY), {}, names)
+            continue
         if base is None:
             yield Key(".".join((*path, name)), field, default)
             continue
@@ -94,7 +103,7 @@ def suggestion(schema: type[Section], key: str, names: Mapping[str, str]) -> str
         key: the wrong dotted key.
         names: chosen variants, dotted section -> name.
     """
-    known = [found.path for found in walk(schema, names)]
+    known = [_named_like(found.path, key) for found in walk(schema, names)]
     head, _, last = key.rpartition(".")
     holder = next((path for path in known if key.startswith(f"{path}.")), None)
     if holder is not None:
@@ -120,6 +129,15 @@ def suggestion(schema: type[Section], key: str, names: Mapping[str, str]) -> str
         return f"; did you mean '{next(path for path in known if path.rpartition('.')[2] == by_last[0])}'?"
     within = f" {head}" if head and any(path.startswith(f"{head}.") for path in known) else ""
     return f"; `diptych config keys{within}` lists the known ones"
+
+
+def _named_like(path: str, key: str) -> str:
+    """Return a key of named sub-sections with the names that another key has at these places."""
+    parts, given = path.split("."), key.split(".")
+    for i, part in enumerate(parts):
+        if part == ANY and len(given) > i and parts[:i] == given[:i]:
+            parts[i] = given[i]
+    return ".".join(parts)
 
 
 def matching(schema: type[Section], prefix: str) -> list[Key]:

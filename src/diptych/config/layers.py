@@ -19,7 +19,7 @@ from pydantic_core import PydanticUndefined
 from diptych.config.keys import suggestion
 from diptych.config.plain_yaml import Dumper, Given, from_mapping, read_argument
 from diptych.config.recipes import find_recipe, read_recipe
-from diptych.config.schema import Section, Variants, section_of, variants_of
+from diptych.config.schema import Section, Variants, entry_of, section_of, variants_of
 from diptych.config.values import ValueMisfitError, fit, show, takes_mapping
 from diptych.errors import ConfigError, UsageError
 
@@ -126,8 +126,10 @@ class _Merge:
         values: dict[str, Any] = {}
         for name, field in section.model_fields.items():
             given = [layer[name] for layer in layers if name in layer]
-            base = section_of(field)
-            if base is None:
+            base, entry = section_of(field), entry_of(field)
+            if entry is not None:
+                values[name] = self._entries(entry, field, given, (*path, name))
+            elif base is None:
                 values[name] = self._value(field, given, (*path, name))
             else:
                 inner = [_default_layer(field), *self._sections(given, (*path, name))]
@@ -143,6 +145,25 @@ class _Merge:
         except ValidationError as error:
             self._note_invalid(error, section, path)
             return None
+
+    def _entries(
+        self, entry: type[Section], field: FieldInfo, given: Sequence[Given], path: tuple[str, ...]
+    ) -> dict[str, Section | None]:
+        """Return named sub-sections; a layer takes one of a lower layer away by giving null for it."""
+        layers = [_default_layer(field), *self._sections(given, path)]
+        named: dict[str, list[Given]] = {}
+        for layer in layers:
+            for name, item in layer.items():
+                if item.value is None:
+                    named.pop(name, None)
+                else:
+                    named.setdefault(name, []).append(item)
+        if not named:
+            self.sources[".".join(path)] = given[-1].source if given else DEFAULT
+        return {
+            name: self.build(entry, self._sections(items, (*path, name)), (*path, name))
+            for name, items in named.items()
+        }
 
     def _variant(self, marks: Variants, layers: Sequence[Layer], path: tuple[str, ...]) -> Section | None:
         name, kept = _chosen(layers)
@@ -221,7 +242,15 @@ def _default_layer(field: FieldInfo) -> Layer:
     default = field.get_default(call_default_factory=True, validated_data={})
     if default is PydanticUndefined or default is None:
         return {}
-    return _section_layer(default) if isinstance(default, Section) else from_mapping(default, DEFAULT)
+    if isinstance(default, Section):
+        return _section_layer(default)
+    if any(isinstance(entry, Section) for entry in default.values()):
+        return _named_layer(default)
+    return from_mapping(default, DEFAULT)
+
+
+def _named_layer(entries: Mapping[str, Section]) -> dict[str, Given]:
+    return {name: Given(_section_layer(entry), DEFAULT) for name, entry in entries.items()}
 
 
 def _section_layer(section: Section) -> dict[str, Given]:
@@ -229,6 +258,8 @@ def _section_layer(section: Section) -> dict[str, Given]:
     for name, value in section:
         if isinstance(value, Section):
             layer[name] = Given(_section_layer(value), DEFAULT)
+        elif isinstance(value, dict) and any(isinstance(entry, Section) for entry in value.values()):
+            layer[name] = Given(_named_layer(value), DEFAULT)
         else:
             layer |= from_mapping({name: value}, DEFAULT)
     return layer

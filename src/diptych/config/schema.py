@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
@@ -15,7 +15,8 @@ class Section(BaseModel):
     """A frozen group of typed settings that lives beside the class that reads it.
 
     Unknown keys are refused. Give every field a `Field(default, description="...")`: it documents
-    the dotted key. A field whose type is a Section is a sub-section, anything else is a value.
+    the dotted key. A field whose type is a Section is a sub-section, one of type `dict[str, SomeSection]`
+    holds any number of sub-sections under names that the user chooses, anything else is a value.
     Cross-field rules are pydantic `model_validator`s that raise `ValueError` and name both keys.
 
     A section whose fields depend on a name (`system`, `task`) has a base class that declares `name: str`,
@@ -84,6 +85,14 @@ def section_of(field: FieldInfo) -> type[Section] | None:
     """Return the class of a sub-section (the base class where `Variants` chooses it), or None for a value."""
     annotation = field.annotation
     return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
+
+
+def entry_of(field: FieldInfo) -> type[Section] | None:
+    """Return the class of the entries of named sub-sections (`dict[str, SomeSection]`), or None."""
+    if get_origin(field.annotation) is not dict:
+        return None
+    _, entry = get_args(field.annotation)
+    return entry if isinstance(entry, type) and issubclass(entry, Section) else None
 
 
 def variants_of(field: FieldInfo) -> Variants | None:

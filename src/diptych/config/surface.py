@@ -42,6 +42,9 @@ def flatten(config: Section, path: tuple[str, ...] = ()) -> Iterator[tuple[str, 
     for name, value in config:
         if isinstance(value, Section):
             yield from flatten(value, (*path, name))
+        elif isinstance(value, dict) and any(isinstance(entry, Section) for entry in value.values()):
+            for entry, inner in value.items():
+                yield from flatten(inner, (*path, name, entry))
         else:
             yield ".".join((*path, name)), to_yaml(value)
 
