@@ -110,6 +110,52 @@ class LoaderConfig(Section):
         description="Column of the index that says which samples belong together: `match_id` gives a batch "
         "several pictures of one thing, a category gives it harder negatives.",
     )
+    block_size: int = Field(
+        0,
+        ge=0,
+        description="Shuffle blocks of so many consecutive samples instead of single samples, for shards "
+        "that are read over a network; 0: every sample by itself.",
+    )
+    block_window: int = Field(
+        16, ge=1, description="Blocks whose samples are mixed with each other (with `block_size`)."
+    )
+    budget: int = Field(
+        0,
+        ge=0,
+        description="Largest cost of a batch: its samples times the longest of them, by `budget_by`; 0: "
+        "every batch has `batch_size` samples. With a budget `batch_size` is the most samples a batch has.",
+    )
+    budget_by: str = Field(
+        "text",
+        min_length=1,
+        description="What a sample costs: `text` (tokens: column `text_tokens`, else a token for 4 letters), "
+        "`image` (patches of 16 x 16 pixels), `frames`, or a column of numbers of the index.",
+    )
+    budget_window: int = Field(
+        4096,
+        ge=1,
+        description="Samples that are sorted by cost, or packed, together and then cut into batches.",
+    )
+    pack: bool = Field(
+        False,
+        description="Put several short texts into one sequence of `text.max_tokens`; `batch_size` then "
+        "counts sequences, and `budget` their tokens.",
+    )
+
+    @model_validator(mode="after")
+    def _one_way_to_order(self) -> Self:
+        if self.block_size and self.group_size > 1:
+            raise ValueError(
+                f"block_size: {self.block_size} together with group_size = {self.group_size}: blocks keep "
+                "the order of the index, groups need all of it; set one of them to 0 or 1"
+            )
+        if self.group_size > 1 and (self.budget or self.pack):
+            name = "pack" if self.pack else "budget"
+            raise ValueError(
+                f"{name}: sorts samples by length, group_size = {self.group_size} puts samples of a group "
+                "beside each other; use one of them"
+            )
+        return self
 
 
 class AugmentConfig(Section):
@@ -166,13 +212,67 @@ class AugmentConfig(Section):
         return bool(self.random_background or (self.moves and self.outside == "background"))
 
 
+class SourceConfig(Section):
+    """One of several datasets that training mixes. What it does not say, `data` says."""
+
+    path: str = Field("", description="Its dataset; empty: `data.path`.")
+    split: str | None = Field(None, description="Its split; none: `data.split`.")
+    where: str | None = Field(None, description="Its SQL condition; none: `data.where`.")
+    weight: float | None = Field(
+        None,
+        ge=0,
+        description="Its share of what is drawn. Sources without one divide what the others leave, by size; "
+        "if all have one only their ratios count. 0 leaves the source out.",
+    )
+    cap: int = Field(
+        0, ge=0, description="Count at most so many samples when shares follow from sizes; 0: all of them."
+    )
+    task: str = Field("", description="Label of what its samples train; empty: the source's name.")
+
+
+class MixtureConfig(Section):
+    """How batches draw from several sources (`data.sources`)."""
+
+    temperature: float = Field(
+        1.0,
+        gt=0,
+        description="Shares that follow from sizes are proportional to size^(1/temperature): 1 by size, "
+        "large values make all sources equal.",
+    )
+    parts: int = Field(
+        0,
+        ge=0,
+        description="A batch consists of so many equal parts, each from one source. 0: every sample draws "
+        "its source; 1: a batch, and so every rank, has one source; the number of ranks: each rank draws "
+        "its own.",
+    )
+    cycle: int = Field(
+        1000,
+        ge=1,
+        description="Samples (or parts) in which the shares are met exactly, in whole numbers above 0.",
+    )
+
+
 class DataConfig(Section):
     """Which samples to read and how."""
 
     path: str = Field("", description="Folder of a prepared dataset, folder of WebDataset tars, or one tar.")
     split: str | None = Field(None, description="Named split of the dataset; none: all samples.")
     where: str | None = Field(None, description="SQL condition over the index that samples must also meet.")
+    sources: dict[str, SourceConfig] = Field(
+        {}, description="Datasets to mix, by names of your choice; none: `data.path` alone."
+    )
+    mixture: MixtureConfig = MixtureConfig()
     image: ImageConfig = ImageConfig()
     text: TextConfig = TextConfig()
     loader: LoaderConfig = LoaderConfig()
     augment: AugmentConfig = AugmentConfig()
+
+    @model_validator(mode="after")
+    def _whole_parts(self) -> Self:
+        parts, size = self.mixture.parts, self.loader.batch_size
+        if parts and size % parts:
+            raise ValueError(
+                f"mixture.parts = {parts} does not divide loader.batch_size = {size}; a batch has equal parts"
+            )
+        return self
