@@ -37,7 +37,7 @@ class Mixed:
     output: Tensor
     """[B, S, D]; zero where no choice of a token was kept."""
     balance: Tensor
-    """Balance loss of this call (scalar float32)."""
+    """Balance loss of this call (scalar float32); with several ranks this rank's share of their mean."""
     first_counts: Tensor
     """[E] int64: first choices per expert, before dropping."""
 
@@ -56,6 +56,8 @@ class Mixture(nn.Module):
         self.text_type = nn.Parameter(torch.zeros(width)) if config.modality else None
         self.served: Tensor | None = None
         """[2, E] int64: first choices of image and text tokens in eval mode since `reset`; None: none yet."""
+        self.load: Tensor | None = None
+        """[E] int64: first choices of this rank's tokens in training since `reset_load`; None: none yet."""
 
     def forward(self, x: Tensor, visual: int, mask: Tensor | None) -> Mixed:
         """Send every token to its experts.
@@ -73,14 +75,17 @@ class Mixture(nn.Module):
         routing = self.router(tokens, real)
         if not self.training:
             self._record(routing.experts[:, 0].view(B, S), visual, mask)
+        elif torch._C._current_graph_task_id() == -1:  # not in a backward pass, which may compute this again
+            counts = routing.first_counts
+            self.load = counts if self.load is None else self.load + counts
 
         # Choices in one row [T * K]; those that are not kept sort behind the last expert and fall off.
         E, K = self.router.weight.shape[0], routing.experts.shape[1]
         flat = torch.where(routing.kept, routing.experts, E).reshape(-1)
-        counts = torch.bincount(flat, minlength=E + 1)[:E].tolist()
-        order = flat.argsort(stable=True)[: sum(counts)]
+        rows_of = torch.bincount(flat, minlength=E + 1)[:E].tolist()
+        order = flat.argsort(stable=True)[: sum(rows_of)]
         rows = order // K
-        served = self.experts(tokens.index_select(0, rows), counts)
+        served = self.experts(tokens.index_select(0, rows), rows_of)
         weights = routing.weights.reshape(-1).index_select(0, order).to(served.dtype)
         output = served.new_zeros(B * S, D).index_add(0, rows, served * weights[:, None])
         return Mixed(output.view(B, S, D), routing.balance, routing.first_counts)
@@ -95,8 +100,12 @@ class Mixture(nn.Module):
         self.served = counts if self.served is None else self.served + counts
 
     def reset(self) -> None:
-        """Forget which experts served what."""
+        """Forget which experts served what in evaluation."""
         self.served = None
+
+    def reset_load(self) -> None:
+        """Forget how many tokens of training steps chose which expert."""
+        self.load = None
 
 
 def _by_position(image: Tensor, text: Tensor, visual: int, length: int) -> Tensor:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from diptych.blocks.collective import ALONE, World
 from diptych.config.schema import Section
 
 
@@ -42,10 +43,14 @@ class RouterConfig(Section):
     padding: Literal["exclude", "published"] = Field(
         "exclude", description="published: padding is routed, takes slots and counts in the balance loss."
     )
+    balance: Literal["batch", "rank"] = Field(
+        "batch",
+        description="Tokens the balance loss is about: those of all ranks, or of each rank apart (published).",
+    )
 
     def published(self) -> "RouterConfig":
         """Return a copy with the behaviour of the published code."""
-        return self.with_(choices=2, noise="always", drop_tokens=True, padding="published")
+        return self.with_(choices=2, noise="always", drop_tokens=True, padding="published", balance="rank")
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Routing:
     capacity: int | None
     """Slots of each expert; None without capacity."""
     balance: Tensor
-    """Balance loss (scalar float32)."""
+    """Balance loss (scalar float32); with several ranks this rank's share: their mean is the loss."""
     first_counts: Tensor
     """[E] int64: tokens whose first choice is the expert, before dropping."""
 
@@ -80,6 +85,8 @@ class Router(nn.Module):
     def __init__(self, width: int, experts: int, config: RouterConfig) -> None:
         super().__init__()
         self.config = config
+        self.world: World = ALONE
+        """The ranks whose tokens are balanced together."""
         self.weight = nn.Parameter(torch.empty(experts, width))
         self.draw_noise: Callable[[Tensor], Tensor] = gumbel
         """Source of the noise; replaced where recorded noise has to be used."""
@@ -98,10 +105,19 @@ class Router(nn.Module):
         weights = gates.gather(1, experts) * kept
         if experts.shape[1] == 2:
             weights = weights / weights.sum(1, keepdim=True).clamp(min=torch.finfo(weights.dtype).eps)
-        number = counted.sum().clamp(min=1)
-        mean_gate = (gates * counted[:, None]).sum(0) / number
-        balance = gates.shape[1] * (mean_gate * (first_counts / number)).sum()
+        balance = self._balance((gates * counted[:, None]).sum(0), first_counts)
         return Routing(experts, weights, kept, slots, capacity, balance, first_counts)
+
+    def _balance(self, gates: Tensor, first_counts: Tensor) -> Tensor:
+        """Return the balance loss of sums of gates [E] and first choices [E].
+
+        The loss is linear in the gates, so with the counts of all ranks (which have no gradient) each rank can
+        weigh its own gates: nothing has to be exchanged in the backward pass.
+        """
+        world = self.world if self.config.balance == "batch" else ALONE
+        counts = world.sum(first_counts)
+        number = counts.sum().clamp(min=1)  # each token has one first choice
+        return len(gates) * ((gates / (number / world.size)) * (counts / number)).sum()
 
     def _choose(self, logits: Tensor) -> Tensor:
         """Return [T, K] experts: the best one, then the best other one of the noisy logits."""

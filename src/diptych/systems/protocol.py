@@ -118,6 +118,13 @@ class VisionLanguageModel(nn.Module):
     def reset_routing(self) -> None:
         """Forget the counts that `routing` returns."""
 
+    def expert_load(self) -> dict[int, Tensor]:
+        """Return layer -> [E] int64: first choices of this rank's training tokens since `reset_expert_load`."""
+        return {}
+
+    def reset_expert_load(self) -> None:
+        """Forget the counts that `expert_load` returns."""
+
 
 @dataclass(frozen=True)
 class RoutingStats:

@@ -164,3 +164,12 @@ class EveModel(VisionLanguageModel):
         """Forget the counts that `routing` returns."""
         for _, mixture in self._mixtures():
             mixture.reset()
+
+    def expert_load(self) -> dict[int, Tensor]:
+        """Return layer -> [E] int64: first choices of this rank's training tokens since `reset_expert_load`."""
+        return {index: mixture.load for index, mixture in self._mixtures() if mixture.load is not None}
+
+    def reset_expert_load(self) -> None:
+        """Forget the counts that `expert_load` returns."""
+        for _, mixture in self._mixtures():
+            mixture.reset_load()
