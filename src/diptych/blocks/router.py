@@ -45,7 +45,7 @@ class RouterConfig(Section):
     )
     balance: Literal["batch", "rank"] = Field(
         "batch",
-        description="Tokens the balance loss is about: those of all ranks, or of each rank apart (published).",
+        description="Whose tokens the balance loss is about: all ranks', or each rank's own (published).",
     )
 
     def published(self) -> "RouterConfig":
@@ -111,8 +111,8 @@ class Router(nn.Module):
     def _balance(self, gates: Tensor, first_counts: Tensor) -> Tensor:
         """Return the balance loss of sums of gates [E] and first choices [E].
 
-        The loss is linear in the gates, so with the counts of all ranks (which have no gradient) each rank can
-        weigh its own gates: nothing has to be exchanged in the backward pass.
+        The loss is linear in the gates, so with the counts of all ranks (which have no gradient) each rank
+        can weigh its own gates: nothing has to be exchanged in the backward pass.
         """
         world = self.world if self.config.balance == "batch" else ALONE
         counts = world.sum(first_counts)

@@ -166,7 +166,7 @@ class EveModel(VisionLanguageModel):
             mixture.reset()
 
     def expert_load(self) -> dict[int, Tensor]:
-        """Return layer -> [E] int64: first choices of this rank's training tokens since `reset_expert_load`."""
+        """Return layer -> [E] int64: first choices of this rank's tokens in training since the reset."""
         return {index: mixture.load for index, mixture in self._mixtures() if mixture.load is not None}
 
     def reset_expert_load(self) -> None:
