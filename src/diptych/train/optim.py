@@ -1,6 +1,6 @@
 """Parameter groups, the optimizer, the average of the weights."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from diptych.systems.task import Task
 from diptych.train.config import OptimConfig
+from diptych.train.norms import tensor_norms
 
 SLOTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps for each parameter."""
@@ -87,10 +88,20 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
                 optimizer.state[parameter] = state
 
 
-def total_norm(parameters: Iterable[nn.Parameter], clip: float) -> Tensor:
-    """Return the global norm of the gradients and, if `clip` > 0, scale them down to it."""
+def total_norm(
+    parameters: Iterable[nn.Parameter],
+    clip: float,
+    record: Callable[[Sequence[nn.Parameter], Tensor], None] | None = None,
+) -> Tensor:
+    """Return the global norm of the gradients and, if `clip` > 0, scale them down to it.
+
+    `record` is given the parameters with gradients and the norm of each gradient (before scaling).
+    """
     found = [p for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in found if p.grad is not None])
+    norms = tensor_norms([p.grad for p in found if p.grad is not None])
+    norm = torch.linalg.vector_norm(norms)
+    if record is not None:
+        record(found, norms)
     if clip > 0:
         torch.nn.utils.clip_grads_with_norm_(found, clip, norm)
     return norm
