@@ -1,13 +1,15 @@
 """Named sub-sections: `dict[str, SomeSection]` fields."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
+import yaml
 from pydantic import Field
 
 from diptych.config.keys import matching
 from diptych.config.layers import dump_yaml, resolve
-from diptych.config.schema import Section
+from diptych.config.schema import Section, Variants
 from diptych.config.surface import diff, surface
 from diptych.errors import ConfigError
 
@@ -17,8 +19,26 @@ class Source(Section):
     weight: float = Field(1.0, gt=0, description="How often it is drawn.")
 
 
+class Step(Section):
+    name: str
+
+
+class Scale(Step):
+    name: Literal["scale"] = "scale"
+    factor: float = Field(1.0, description="By how much.")
+
+
+class Turn(Step):
+    name: Literal["turn"] = "turn"
+    degrees: float = Field(0.0, description="How far.")
+
+
+STEPS = {"scale": f"{__name__}:Scale", "turn": f"{__name__}:Turn"}
+
+
 class Data(Section):
     sources: dict[str, Source] = Field({}, description="What to read.")
+    steps: dict[str, Annotated[Step, Variants("step", STEPS)]] = Field({}, description="What to do.")
 
 
 class Root(Section):
@@ -61,8 +81,6 @@ def test_no_entries_is_the_default() -> None:
 def test_dumps_read_back_equal() -> None:
     config = resolve(Root, None, ["data.sources.coco.path=a", "data.sources.coco.weight=0.5"]).config
     assert resolve(Root, {"data": {"sources": {"coco": {"path": "a", "weight": 0.5}}}}).config == config
-    import yaml
-
     assert resolve(Root, yaml.safe_load(dump_yaml(config))).config == config
 
 
@@ -85,11 +103,26 @@ def test_keys_show_a_placeholder() -> None:
     assert surface(Root) == [
         "data.sources.<name>.path: str (required)",
         "data.sources.<name>.weight: float > 0 = 1.0",
+        "data.steps.<name>[scale].name: 'scale' = scale",
+        "data.steps.<name>[scale].factor: float = 1.0",
+        "data.steps.<name>[turn].name: 'turn' = turn",
+        "data.steps.<name>[turn].degrees: float = 0.0",
     ]
     assert [key.path for key in matching(Root, "data.sources")] == [
         "data.sources.<name>.path",
         "data.sources.<name>.weight",
     ]
+
+
+def test_entries_may_choose_their_class() -> None:
+    recipe = {"data": {"steps": {"a": {"name": "turn", "degrees": 90}, "b": {"name": "scale"}}}}
+    found = resolve(Root, recipe, ["data.steps.b.factor=2", "data.steps.a.name=scale"])
+    assert found.config.data.steps == {"a": Scale(), "b": Scale(factor=2)}
+    assert resolve(Root, yaml.safe_load(dump_yaml(found.config))).config == found.config
+    with pytest.raises(ConfigError, match=r"data\.steps\.c\.name: expected one of scale, turn"):
+        resolve(Root, None, ["data.steps.c.factor=2"])
+    with pytest.raises(ConfigError, match=r"did you mean 'data\.steps\.b\.factor'"):
+        resolve(Root, recipe, ["data.steps.b.facter=2"])
 
 
 def test_differences_name_the_entry() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from diptych.config.schema import Section, entry_of, section_of, variants_of
+from diptych.config.schema import Section, Variants, entry_of, section_of, variants_of
 from diptych.errors import ConfigError
 
 ANY = "<name>"
@@ -64,7 +64,7 @@ def _walk(
         base, entry = section_of(field), entry_of(field)
         default = defaults.get(name, field.get_default(call_default_factory=True, validated_data={}))
         if entry is not None:
-            yield from _walk(entry, (*path, name, ANY), {}, names)
+            yield from _walk_entries(entry, variants_of(field), (*path, name), names)
             continue
         if base is None:
             yield Key(".".join((*path, name)), field, default)
@@ -80,6 +80,18 @@ def _walk(
             at = (*path, f"{name}[{variant}]" if names is None else name)
             fitting = within if within.get("name") == variant else {}
             yield from _walk(marks.section(variant), at, fitting, names)
+
+
+def _walk_entries(
+    entry: type[Section], marks: Variants | None, path: tuple[str, ...], names: Mapping[str, str] | None
+) -> Iterator[Key]:
+    if marks is None:
+        yield from _walk(entry, (*path, ANY), {}, names)
+        return
+    for variant in marks.table:
+        # Which class an entry has is not asked for: all of them are listed.
+        at = f"{ANY}[{variant}]" if names is None else ANY
+        yield from _walk(marks.section(variant), (*path, at), {}, names)
 
 
 def _as_mapping(default: object) -> Mapping[str, object]:

@@ -160,10 +160,15 @@ class _Merge:
                     named.setdefault(name, []).append(item)
         if not named:
             self.sources[".".join(path)] = given[-1].source if given else DEFAULT
-        return {
-            name: self.build(entry, self._sections(items, (*path, name)), (*path, name))
-            for name, items in named.items()
-        }
+        marks = variants_of(field)
+        built: dict[str, Section | None] = {}
+        for name, items in named.items():
+            inner = self._sections(items, (*path, name))
+            if marks is None:
+                built[name] = self.build(entry, inner, (*path, name))
+            else:
+                built[name] = self._variant(marks, inner, (*path, name))
+        return built
 
     def _variant(self, marks: Variants, layers: Sequence[Layer], path: tuple[str, ...]) -> Section | None:
         name, kept = _chosen(layers)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, get_args, get_origin
+from typing import Annotated, Any, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
@@ -91,10 +91,15 @@ def entry_of(field: FieldInfo) -> type[Section] | None:
     """Return the class of the entries of named sub-sections (`dict[str, SomeSection]`), or None."""
     if get_origin(field.annotation) is not dict:
         return None
-    _, entry = get_args(field.annotation)
+    entry = get_args(field.annotation)[1]
+    if get_origin(entry) is Annotated:
+        entry = get_args(entry)[0]
     return entry if isinstance(entry, type) and issubclass(entry, Section) else None
 
 
 def variants_of(field: FieldInfo) -> Variants | None:
-    """Return the `Variants` mark of a field, if it has one."""
-    return next((mark for mark in field.metadata if isinstance(mark, Variants)), None)
+    """Return the `Variants` mark of a field, or of the entries of named sub-sections, if there is one."""
+    marks = list(field.metadata)
+    if get_origin(field.annotation) is dict:
+        marks += getattr(get_args(field.annotation)[1], "__metadata__", ())
+    return next((mark for mark in marks if isinstance(mark, Variants)), None)
