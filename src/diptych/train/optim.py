@@ -99,7 +99,7 @@ def total_norm(
     """
     found = [p for p in parameters if p.grad is not None]
     norms = tensor_norms([p.grad for p in found if p.grad is not None])
-    norm = torch.linalg.vector_norm(norms)
+    norm: Tensor = torch.linalg.vector_norm(norms)
     if record is not None:
         record(found, norms)
     if clip > 0:
