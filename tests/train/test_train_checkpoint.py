@@ -110,7 +110,7 @@ def test_another_failure_names_its_cause(tmp_path, monkeypatch):
     def broken(*arguments):
         raise RuntimeError("the writer broke\nat a place")
 
-    monkeypatch.setattr(module, "_write_tensors", broken)
+    monkeypatch.setattr(module, "write_tensors", broken)
     with pytest.raises(CheckpointError, match=r"could not be written: the writer broke \(it needs") as caught:
         Checkpoints(tmp_path).save(snapshot(2), keep=1)
     assert "make room" not in str(caught.value)

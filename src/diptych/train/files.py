@@ -53,18 +53,22 @@ def sync_tree(folder: Path) -> dict[str, int]:
 
 def out_of_room(error: BaseException) -> bool:
     """Whether an error, or one that it came from, says that the disk is full or a size limit is reached."""
-    seen: set[int] = set()
+    return any(isinstance(cause, OSError) and cause.errno in FULL for cause in causes(error))
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """Return an exception and all that it came from, nearest first."""
+    found: list[BaseException] = []
     waiting: list[BaseException | None] = [error]
     while waiting:
-        current = waiting.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, OSError) and current.errno in FULL:
-            return True
-        waiting += [current.__cause__, current.__context__]
-        # torch.distributed.checkpoint keeps what went wrong on each rank beside the exception it raises.
-        failures = getattr(current, "failures", None)
-        if isinstance(failures, dict):
-            waiting += [failure[0] for failure in failures.values()]
-    return False
+        current = waiting.pop(0)
+        if current is not None and current not in found:
+            found.append(current)
+            waiting += [current.__cause__, current.__context__]
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or its class where it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
