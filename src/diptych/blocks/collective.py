@@ -38,6 +38,14 @@ class World:
         dist.all_reduce(total, group=self.group)
         return total
 
+    def max(self, x: Tensor) -> Tensor:
+        """Return the largest value over ranks, element by element, without gradient."""
+        if self.size == 1:
+            return x
+        largest = x.detach().clone()
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.group)
+        return largest
+
     def differentiable_sum(self, x: Tensor) -> Tensor:
         """Return the sum over ranks; its gradient is summed over ranks too."""
         if self.size == 1:
@@ -59,6 +67,14 @@ class World:
             counted = self.sum(counted) / self.size
             return total / torch.where(counted > 0, counted, torch.ones_like(counted))
         return total / counted.clamp(min=1)
+
+    def share(self, count: int) -> int:
+        """Return this rank's part of a number of samples; the parts of all ranks add up to `count`.
+
+        A rank that would get none gets one, since every rank has to take the same steps.
+        """
+        first, last = (count * r // self.size for r in (self.rank, self.rank + 1))
+        return max(last - first, min(count, 1))
 
     def sizes(self, count: int, device: torch.device) -> list[int]:
         """Return the `count` of every rank (the host waits for it)."""
@@ -101,6 +117,10 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, world: World, sizes: tuple[int, ...]) -> Tensor:
         ctx.world, ctx.sizes = world, sizes
+        if len(set(sizes)) == 1:
+            joined = x.new_empty(sum(sizes), *x.shape[1:])
+            dist.all_gather_into_tensor(joined, x.contiguous(), group=world.group)
+            return joined
         longest = max(sizes)
         padded = x.new_zeros(longest, *x.shape[1:])
         padded[: len(x)] = x
