@@ -57,7 +57,7 @@ class _GroupedLinear(torch.autograd.Function):
 def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor, counts: Sequence[int]) -> Tensor:
     """Apply expert e's linear layer to its rows: [N, I] -> [N, O].
 
-    Under autocast the product is computed in the autocast type, like `F.linear`.
+    Under autocast the product is computed in the autocast type, like `F.linear`; else in that of `x`.
 
     Args:
         x: [N, I], the rows of expert 0 first, then those of expert 1, ...
@@ -67,7 +67,7 @@ def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor, counts: Sequence[int
     """
     device = x.device.type
     if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
+        x = x.to(torch.get_autocast_dtype(device))
+    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
     out: Tensor = _GroupedLinear.apply(x, weight, bias, tuple(counts))  # type: ignore[no-untyped-call]
     return out

@@ -3,6 +3,7 @@
 Legend: B batch, S sequence (image tokens first), D width, H hidden, T = B * S tokens, E experts, K choices.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +13,12 @@ from diptych.blocks.feedforward import ACTIVATIONS, Activation
 from diptych.blocks.grouped import grouped_linear
 from diptych.blocks.router import Router, RouterConfig
 
+Rows = Callable[[Tensor, list[int]], Tensor]
+"""Rows [N, D] sorted by expert and the number of rows of each -> rows [N, D]."""
+
 
 class Experts(nn.Module):
-    """E two-layer perceptrons whose weights are stored stacked."""
+    """E two-layer perceptrons whose weights are stored stacked (or this rank's share of them)."""
 
     def __init__(self, experts: int, width: int, hidden: int, activation: Activation) -> None:
         super().__init__()
@@ -23,9 +27,17 @@ class Experts(nn.Module):
         self.fc2_weight = nn.Parameter(torch.empty(experts, width, hidden))
         self.fc2_bias = nn.Parameter(torch.zeros(experts, width))
         self.activation = ACTIVATIONS[activation]
+        self.elsewhere: Callable[[Rows, Tensor, list[int]], Tensor] | None = None
+        """Brings rows to the ranks that hold their experts, and back (`expert_parallel`)."""
 
     def forward(self, x: Tensor, counts: list[int]) -> Tensor:
         """Apply the experts to rows [N, D] sorted by expert; `counts` are the rows of each."""
+        if self.elsewhere is not None:
+            return self.elsewhere(self.apply_here, x, counts)
+        return self.apply_here(x, counts)
+
+    def apply_here(self, x: Tensor, counts: list[int]) -> Tensor:
+        """Apply the experts that this rank holds."""
         hidden = self.activation(grouped_linear(x, self.fc1_weight, self.fc1_bias, counts))
         return grouped_linear(hidden, self.fc2_weight, self.fc2_bias, counts)
 
@@ -115,3 +127,15 @@ def _by_position(image: Tensor, text: Tensor, visual: int, length: int) -> Tenso
     if visual >= length:
         return image
     return torch.cat([image.expand(visual, -1), text.expand(length - visual, -1)])
+
+
+def keep_eager(module: nn.Module) -> None:
+    """Keep torch.compile out of the mixtures below `module`; call it before compiling what holds them.
+
+    How many rows an expert gets is data, so a compiled mixture would be compiled again at every step. This
+    way each one is a single break in the graph of its layer.
+    """
+    for part in module.modules():
+        if isinstance(part, Mixture):
+            eager = torch.compiler.disable(part.forward)  # type: ignore[no-untyped-call]
+            part.forward = eager  # type: ignore[method-assign]

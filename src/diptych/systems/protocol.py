@@ -119,7 +119,7 @@ class VisionLanguageModel(nn.Module):
         """Forget the counts that `routing` returns."""
 
     def expert_load(self) -> dict[int, Tensor]:
-        """Return layer -> [E] int64: first choices of this rank's training tokens since `reset_expert_load`."""
+        """Return layer -> [E] int64: first choices of this rank's tokens in training since the reset."""
         return {}
 
     def reset_expert_load(self) -> None:
