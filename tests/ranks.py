@@ -1,5 +1,6 @@
 """Run a function on several processes that talk to each other over gloo on this machine."""
 
+import io
 import multiprocessing
 import os
 import queue
@@ -18,8 +19,7 @@ def run_ranks(
     """Return what `function(world, *arguments)` returns on each rank, in rank order.
 
     Args:
-        function: at the top level of a module; its result must be picklable (tensors are: plain values only
-            cross the pipe quickly, so return small ones).
+        function: at the top level of a module; its result is anything that `torch.save` can write.
         arguments: picklable.
         ranks: number of processes.
         timeout: seconds after which everything is killed and the test fails.
@@ -47,6 +47,8 @@ def run_ranks(
 
 
 def _collect(results: Any, processes: list[Any], deadline: float) -> list[Any]:
+    import torch
+
     found: dict[int, Any] = {}
     while len(found) < len(processes):
         try:
@@ -57,7 +59,8 @@ def _collect(results: Any, processes: list[Any], deadline: float) -> list[Any]:
             assert time.monotonic() < deadline, f"only ranks {sorted(found)} answered in time"
             continue
         assert not failed, f"rank {rank}:\n{value}"
-        found[rank] = value
+        # As bytes: a tensor in a queue would be shared memory that its process may take away too early.
+        found[rank] = torch.load(io.BytesIO(value), weights_only=False)
     return [found[rank] for rank in range(len(processes))]
 
 
@@ -82,7 +85,9 @@ def _work(
         "gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=timeout)
     )
     try:
-        results.put((rank, False, function(World(rank, ranks), *arguments)))
+        packed = io.BytesIO()
+        torch.save(function(World(rank, ranks), *arguments), packed)
+        results.put((rank, False, packed.getvalue()))
     except BaseException:
         results.put((rank, True, traceback.format_exc()))
     # The queue's thread must have written before the process group (and the process) goes.
