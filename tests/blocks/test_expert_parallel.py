@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.ranks import run_ranks
 from torch import Tensor, nn
 
 from diptych.blocks.collective import ALONE, World, set_world
@@ -11,7 +12,6 @@ from diptych.blocks.expert_parallel import ExpertGroup, _by_expert, shard_expert
 from diptych.blocks.moe import Mixture
 from diptych.blocks.router import RouterConfig
 from diptych.errors import ConfigError
-from ranks import run_ranks
 
 WIDTH, EXPERTS = 6, 4
 ROWS = {2: (3, 2), 4: (1, 2, 0, 2)}
@@ -102,7 +102,7 @@ def whole(group: ExpertGroup, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize(("size", "ranks"), [(2, 2), (4, 2), (2, 1)])
 def test_spread_experts_train_like_one_process(size: int, ranks: int) -> None:
     alone = train(ALONE, 1)
-    spread = run_ranks(train, size, ranks)
+    spread = run_ranks(train, ranks, ranks=size)
     for step in range(3):
         joined = torch.cat([rank["outputs"][step] for rank in spread])
         torch.testing.assert_close(joined, alone["outputs"][step], atol=2e-5, rtol=1e-5)
@@ -119,7 +119,7 @@ def test_spread_experts_train_like_one_process(size: int, ranks: int) -> None:
 
 def test_bfloat16_rows_travel() -> None:
     alone = train(ALONE, 1, "bf16", 1)
-    spread = run_ranks(train, 2, 2, "bf16", 1)
+    spread = run_ranks(train, 2, "bf16", 1)
     joined = torch.cat([rank["outputs"][0] for rank in spread])
     torch.testing.assert_close(joined.float(), alone["outputs"][0].float(), atol=0.05, rtol=0.02)
 
