@@ -56,6 +56,8 @@ class ImageSpec:
     size: int
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    tokens: int = 0
+    """Tokens that a picture becomes, the class token included (for the figures); 0: it has none."""
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,35 @@ class TrainConfig(Section):
     checkpoint_every: int = Field(500, ge=0, description="Steps between checkpoints; 0: only at the end.")
     keep: int = Field(2, ge=1, description="Checkpoints kept; older ones are deleted.")
     log_every: int = Field(20, ge=1, description="Steps between rows of metrics.jsonl.")
+    count_flops: bool = Field(
+        True,
+        description="Count the operations of a step and compare FLOP/s with what the device is measured to do.",
+    )
+    wandb: str = Field(
+        "", description="Project of Weights & Biases that gets the rows too; empty: none (extra `wandb`)."
+    )
+    profile: int = Field(
+        0, ge=0, description="Steps to trace into profile/ after the first three of a start; 0: none."
+    )
     threads: int = Field(0, ge=0, description="CPU threads of the training process; 0: torch's default.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one.")
+    parallel: Literal["auto", "none", "ddp", "fsdp"] = Field(
+        "auto",
+        description="ddp: every rank holds the whole model. fsdp: weights, gradients and optimizer are cut over "
+        "the ranks. auto: ddp with several ranks.",
+    )
+    expert_parallel: int = Field(
+        1, ge=1, description="Ranks that share the experts of a mixture; 1: every rank holds all of them."
+    )
+    activation_checkpointing: bool = Field(
+        False, description="Run each block again in the backward pass instead of keeping what it computed."
+    )
+    compile: Literal["off", "inductor", "aot_eager", "eager"] = Field(
+        "off",
+        description="Compile each block with torch.compile; aot_eager and eager stop short of generating code, "
+        "to find out what a failure is due to.",
+    )
+    timeout: float = Field(1800.0, gt=0, description="Seconds that a rank waits for the others.")
 
 
 class InitConfig(Section):

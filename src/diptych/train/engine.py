@@ -37,9 +37,11 @@ from diptych.train.optim import (
     total_norm,
 )
 from diptych.train.precision import autocast, choose_device, computing, derived_seed
+from diptych.train.profile import StepProfiler
 from diptych.train.rundir import RunDirectory
 from diptych.train.schedule import Extent, lr_factor
 from diptych.train.signals import Signals, StoppedError
+from diptych.train.trackers import open_trackers
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def train(
     try:
         with (
             RunDirectory.opened(path, resolved, resume=resume == "auto") as run,
-            RunLog(path, show=progress) as log,
+            RunLog(path, show=progress, trackers=open_trackers(path, config)) as log,
         ):
             if run.finished:
                 step = int(read_facts(run.export).get("step", 0))
@@ -126,7 +128,12 @@ class _Trainer:
         self.progress = self._progress()
         run.cut_metrics(self.step)
         run.record_environment(self.step)
-        self.figures = Figures()
+        self.figures = Figures(
+            self.task, device, self.config.train.precision, count_flops=self.config.train.count_flops
+        )
+        self.profiler = StepProfiler(
+            run.path / "profile" / "rank0", self.config.train.profile, device, log.say
+        )
         self._announce()
 
     def _announce(self) -> None:
@@ -145,7 +152,7 @@ class _Trainer:
 
     def run(self) -> RunResult:
         """Train to the end, export, and return how it went."""
-        with closing(self.loader):
+        with closing(self.loader), self.profiler:
             batches = iter(self.loader)
             written = self.step
             while self.progress < 1:
@@ -158,6 +165,7 @@ class _Trainer:
                     if not self.signals.received:
                         raise
                     self._stop(written=self.step)
+                self.profiler.step()
                 self._log(before)
                 if self.signals.received and self.progress < 1:
                     self._stop(written)
@@ -184,15 +192,16 @@ class _Trainer:
         self.figures.waited(time.monotonic() - started)
         samples = sum(len(batch) for batch in group)
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self._backward(group, samples)
-        norm = total_norm(self.task.parameters(), self.config.train.clip)
+        with self.figures.counting():
+            losses = self._backward(group, samples)
+        norm = total_norm(self.task.parameters(), self.config.train.clip, self.figures.gradients)
         if not torch.isfinite(sum((loss.total.detach() for loss in losses), norm.float())):
             raise self._not_finite(losses, norm, [key for batch in group for key in batch.keys])
         set_lr(self.optimizer, self._lr())
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.step)
-        self.figures.step(samples, norm)
+        self.figures.step(norm)
         self.step += 1
         self.progress = self._progress()
 
@@ -204,6 +213,7 @@ class _Trainer:
         losses = []
         for batch in group:
             share = len(batch) / samples
+            self.figures.batch(batch)
             ready = self._on_device(batch, Draws(derived_seed(seed, 0, "augment"), batch.positions))
             draws = Draws(derived_seed(seed, 0, "task"), batch.positions)
             context = StepContext(step, self.progress, draws)

@@ -113,6 +113,19 @@ class StepFlops:
         elif kind not in self.counted:
             self._wanted.setdefault(kind, 0)
 
+    def of(self, tokens: Mapping[frozenset[str], Tensor]) -> float | None:
+        """Return the operations of steps with so many tokens of each kind; None before anything is counted.
+
+        A kind that was not counted yet costs what the last one that was counted costs.
+        """
+        if not self.counted:
+            return None
+        total = 0.0
+        for kind, number in tokens.items():
+            operations, counted = self.counted.get(kind) or next(reversed(self.counted.values()))
+            total += operations * float(number) / max(float(counted), 1.0)
+        return total
+
 
 def _uncompiled() -> Any:
     """Return a context in which compiled modules run as written: the counter sees no generated code."""

@@ -1,10 +1,9 @@
-"""What a run says: log.txt, metrics.jsonl, TensorBoard, and a progress bar or lines on stderr."""
+"""What a run says: log.txt, the trackers of its figures, and a progress bar or lines on stderr."""
 
-import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +11,8 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
+
+from diptych.train.trackers import Tracker
 
 logger = logging.getLogger("diptych")
 
@@ -20,16 +20,21 @@ logger = logging.getLogger("diptych")
 class RunLog:
     """The logs of one run. Use it as a context manager.
 
+    Args:
+        folder: the run directory.
+        show: whether anything is printed.
+        trackers: what takes the rows of figures.
+
     Everything that goes to the `diptych` logger while it is open lands in log.txt with the time of day. On a
     terminal
     stderr shows a progress bar, and messages above it; otherwise one line per `train.log_every` steps.
     """
 
-    def __init__(self, folder: Path, *, show: bool) -> None:
+    def __init__(self, folder: Path, *, show: bool, trackers: Sequence[Tracker] = ()) -> None:
         self._folder = folder
         self._show = show
         self._display = _Display() if show and sys.stderr.isatty() else None
-        self._board: SummaryWriter | None = None
+        self._trackers = trackers
         self._handlers: list[logging.Handler] = []
         self._level = logging.NOTSET
 
@@ -56,8 +61,8 @@ class RunLog:
             logger.removeHandler(handler)
             handler.close()
         logger.setLevel(self._level)
-        if self._board is not None:
-            self._board.close()
+        for tracker in self._trackers:
+            tracker.close(failed=error is not None)
 
     def say(self, text: str) -> None:
         """Write a line to log.txt and to the screen."""
@@ -68,15 +73,9 @@ class RunLog:
         logger.info(text, extra={"file_only": True})
 
     def row(self, row: Mapping[str, Any], summary: str) -> None:
-        """Append a row of figures to metrics.jsonl and TensorBoard; say `summary` where there is no bar."""
-        with (self._folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        if self._board is None:
-            # Rows after the checkpoint that a resumed run started from are hidden.
-            self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=row["step"])
-        for name, value in row.items():
-            if name not in ("step", "time") and isinstance(value, int | float):
-                self._board.add_scalar(name, value, row["step"])
+        """Give a row of figures to the trackers; say `summary` where there is no bar."""
+        for tracker in self._trackers:
+            tracker.row(row)
         logger.info(summary, extra={"file_only": self._display is not None})
 
     def moved(self, progress: float, step: int, loss: str) -> None:

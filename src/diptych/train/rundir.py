@@ -36,8 +36,16 @@ FREE_KEYS = (
     "train.checkpoint_every",
     "train.keep",
     "train.log_every",
+    "train.count_flops",
+    "train.wandb",
+    "train.profile",
     "train.threads",
     "train.device",
+    "train.parallel",
+    "train.expert_parallel",
+    "train.activation_checkpointing",
+    "train.compile",
+    "train.timeout",
     "evaluate.",
 )
 """Settings that may change while a run goes on: they do not enter the mathematics of its steps.

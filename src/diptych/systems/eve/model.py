@@ -41,7 +41,6 @@ class EveModel(VisionLanguageModel):
         super().__init__()
         self.config = config
         self.width = config.width
-        self.image_spec = ImageSpec(config.image_size)
         self.text_spec = TextSpec(config.max_text_tokens, config.vocab_size)
         stem = build_stem(
             config.stem, config.image_size, config.patch_size, config.width, config.conv, config.init
@@ -58,6 +57,7 @@ class EveModel(VisionLanguageModel):
         )
         self.input_norm = nn.LayerNorm(config.width, eps=EPS)
         image_tokens = 1 + stem.side**2
+        self.image_spec = ImageSpec(config.image_size, tokens=image_tokens)
         steps = max(config.layers - 1, 1)
         self.layers = nn.ModuleList(
             MultiwayLayer(config, build_slot(config, i, image_tokens), config.drop_path * i / steps)

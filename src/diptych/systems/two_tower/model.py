@@ -57,11 +57,11 @@ class TwoTowerModel(VisionLanguageModel):
         super().__init__()
         self.config = config
         self.width = config.width
-        self.image_spec = ImageSpec(config.image_size)
         self.text_spec = TextSpec(config.max_text_tokens, config.vocab_size)
         stem = build_stem(
             config.stem, config.image_size, config.patch_size, config.width, config.conv, config.init
         )
+        self.image_spec = ImageSpec(config.image_size, tokens=1 + stem.side**2)
         self.visual = VisualEmbedding(stem, config.width, class_mean=config.class_mean)
         self.text = TextEmbedding(
             config.vocab_size,
