@@ -80,7 +80,7 @@ class TrainConfig(Section):
     log_every: int = Field(20, ge=1, description="Steps between rows of metrics.jsonl.")
     count_flops: bool = Field(
         True,
-        description="Count the operations of a step and compare FLOP/s with what the device is measured to do.",
+        description="Count the operations of a step; compare FLOP/s with what the device is measured to do.",
     )
     wandb: str = Field(
         "", description="Project of Weights & Biases that gets the rows too; empty: none (extra `wandb`)."

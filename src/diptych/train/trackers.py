@@ -26,7 +26,7 @@ class Tracker(Protocol):
 
 
 def open_trackers(folder: Path, config: RunConfig) -> list[Tracker]:
-    """Return the trackers of a run whose directory is `folder`; what they write to is opened at the first row.
+    """Return the trackers of the run in `folder`; what they write to is opened at the first row.
 
     Raises:
         ConfigError: `train.wandb` is set and wandb is not installed.
