@@ -53,6 +53,7 @@ def test_dataset_json_by_hand(tmp_path: Path) -> None:
     assert sorted(tree(tmp_path)) == [
         "dataset.json",
         "index.parquet",
+        "places.bin",
         *(f"toy-00000{i}.tar" for i in range(4)),
     ]
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy_card import toy_card, toy_samples
 
-from diptych.data import index as index_module
+from diptych.data import store as store_module
 from diptych.data.index import Selection, ShardDataset
 from diptych.data.members import is_key
 from diptych.data.prepare import prepare
@@ -191,7 +191,7 @@ def test_reads_in_other_processes(dataset: ShardDataset, method: str) -> None:
 
 
 def test_threads_share_few_open_files(dataset: ShardDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_module, "OPEN_SHARDS", 1)
+    monkeypatch.setattr(store_module, "OPEN_SHARDS", 1)
     selection = ShardDataset.open(dataset.root).select()
     order = [i * 11 % 31 for i in range(31)] * 4  # jumps between the five shards
     with ThreadPoolExecutor(4) as pool:

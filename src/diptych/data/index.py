@@ -1,22 +1,28 @@
-"""Opening prepared datasets and plain tars, and selecting samples by SQL."""
+"""Opening prepared datasets and plain tars, and selecting samples by SQL.
+
+Reading samples needs `dataset.json`, the memory-mapped places (places.py) and the shards; only SQL and
+columns open `index.parquet`, and import what that takes.
+"""
 
 import functools
+import hashlib
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from diptych.data.cards.base import Split
-from diptych.data.files import read_exactly
+from diptych.data.derived import derived_file
+from diptych.data.places import PLACES, Places, fits, write_places
 from diptych.data.selection import Selection
-from diptych.data.sql import matching_rows, run_query
+from diptych.data.store import LocalStore, Store
 from diptych.errors import DataError
 from diptych.resolve import nearest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["FORMAT", "INDEX", "INFO", "WORK", "Selection", "ShardDataset"]
 
@@ -26,8 +32,8 @@ INFO = "dataset.json"
 INDEX = "index.parquet"
 WORK = ".prepare"
 """Folder inside a dataset while it is being prepared."""
-OPEN_SHARDS = 64
-"""Files a process keeps open for one dataset."""
+KEEP_ROWS = 1_000_000
+"""Samples of a dataset from which on the rows that a condition selects are kept in a file."""
 
 
 class ShardDataset:
@@ -35,22 +41,25 @@ class ShardDataset:
 
     Attributes:
         name: the dataset's name.
-        root: folder of the shards.
+        root: folder of the shards; of a remote dataset, the folder of its local copies.
         size: number of samples.
         splits: named selections.
         info: content of `dataset.json`.
-        index: path of the index.
+        store: where the bytes of the shards come from.
+        shards: file names of the shards.
     """
 
-    def __init__(self, root: Path, index: Path, info: Mapping[str, Any]) -> None:
+    def __init__(self, root: Path, index: Path, info: Mapping[str, Any], store: Store | None = None) -> None:
         """Use `open`; this takes the parts as they are."""
-        self.root, self.index, self.info = root, index, dict(info)
+        self.root, self.info = root, dict(info)
+        self.store: Store = store or LocalStore(root)
+        self._index = index
         self.name, self.size = str(info["name"]), int(info["samples"])
+        self.shards = [str(shard["file"]) for shard in info["shards"]]
         self.splits: Mapping[str, Split] = {
             name: Split(value["where"], value.get("expected"), value.get("note", ""))
             for name, value in info["splits"].items()
         }
-        self._handle = functools.lru_cache(OPEN_SHARDS)(self._open_shard)
 
     @classmethod
     def open(cls, path: str | Path) -> "ShardDataset":
@@ -66,13 +75,22 @@ class ShardDataset:
         if not path.exists():
             raise DataError(f"{path} does not exist; expected a prepared dataset, a folder of tars, or a tar")
         if (path / INFO).is_file():
-            return cls(path, path / INDEX, _read_info(path / INFO))
+            return cls(path, path / INDEX, read_info(path / INFO))
         if (path / WORK).is_dir():
             raise DataError(f"{path} is not finished; run the same `diptych data prepare` again, it goes on")
         from diptych.data.plain import open_plain
 
         root, index, info = open_plain(path)
         return cls(root, index, info)
+
+    @property
+    def index(self) -> Path:
+        """Path of `index.parquet`; that of a remote dataset is fetched first.
+
+        Raises:
+            RemoteError: it cannot be fetched.
+        """
+        return self.store.local(INDEX) if self._index.parent == self.root else self._index
 
     @functools.cached_property
     def columns(self) -> list[str]:
@@ -84,10 +102,56 @@ class ShardDataset:
         """Extensions of the members that samples have."""
         return [str(name) for name in self.info["members"]]
 
+    @functools.cached_property
+    def places(self) -> Places:
+        """Where the samples lie, memory-mapped; made from the index on first use where that was not done.
+
+        Raises:
+            DataError: the index cannot be read, or there is no place for the table.
+            RemoteError: it cannot be fetched.
+        """
+        if "places" in self.info:
+            places = self._map(self.store.local(PLACES))
+            if places is not None:
+                return places
+
+        def make(out: Path) -> None:
+            digest = str(self.info["index"]["sha256"])
+            write_places(self.index, digest, self.shards, self.extensions, out)
+
+        home = derived_file(self._homes(), PLACES, make, lambda path: self._map(path) is not None)
+        places = self._map(home)
+        assert places is not None
+        return places
+
+    def _map(self, path: Path) -> Places | None:
+        try:
+            places = Places(path)
+        except (OSError, DataError):
+            return None
+        return places if fits(places, self.info) else None
+
+    def _homes(self) -> Sequence[Path]:
+        """Return where files derived from the index may lie, the best first."""
+        from diptych.data.derived import FOLDER, cache_home
+
+        if self._index.parent != self.root:
+            return [self._index.parent]
+        return [self.root / FOLDER, cache_home(self.root)]
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Hex hash of what the shards hold and of their order; equal for equal datasets anywhere."""
+        digest = hashlib.sha256()
+        for shard in self.info["shards"]:
+            digest.update(f"{shard['file']}\0{shard['samples']}\0{shard['sha256']}\n".encode())
+        return digest.hexdigest()
+
     def select(self, split: str | None = None, where: str | None = None) -> "Selection":
         """Return the samples of a split (all without one) for which the SQL condition `where` holds.
 
-        The order is that of the index. The selection may be empty.
+        The order is that of the index. The selection may be empty. The rows that a condition selects of a
+        large dataset are kept in a file beside the index and mapped, so that SQL runs only once.
 
         Raises:
             DataError: unknown split or column (with the nearest name), or bad SQL.
@@ -102,24 +166,52 @@ class ShardDataset:
             conditions.append(self.splits[split].where)
         if where and where.strip():
             conditions.append(where)
+        conditions = [text for text in conditions if text.strip().lower() != "true"]
         if not conditions:
-            return Selection(self, np.arange(self.size, dtype=np.int64))
-        return Selection(self, matching_rows(self.index, conditions, self.columns))
+            return Selection(self, None)
+        if self.size < KEEP_ROWS or "random" in " ".join(conditions).lower():
+            return Selection(self, self._matching(conditions))
+        return Selection(self, self._kept(conditions))
 
-    def query(self, sql: str) -> pa.Table:
+    def _matching(self, conditions: list[str]) -> np.ndarray:
+        from diptych.data.sql import matching_rows
+
+        return matching_rows(self.index, conditions, self.columns)
+
+    def _kept(self, conditions: list[str]) -> np.ndarray:
+        """Return the rows that match, mapped from a file that is made on first use."""
+        text = json.dumps([self.info["index"]["sha256"], *conditions])
+        name = f"rows-{hashlib.sha256(text.encode()).hexdigest()[:24]}.npy"
+
+        def make(out: Path) -> None:
+            rows = self._matching(conditions)
+            with out.open("wb") as file:
+                np.save(file, rows.astype(np.uint32 if self.size < 1 << 32 else np.int64))
+
+        path = derived_file(self._homes(), name, make, lambda path: path.is_file())
+        return np.asanyarray(np.load(path, mmap_mode="r"))
+
+    def query(self, sql: str) -> "pa.Table":
         """Return the result of an SQL query over the index, which is called `samples`.
 
         Raises:
             DataError: bad SQL or an unknown column, with the nearest name.
         """
+        from diptych.data.sql import run_query
+
         return run_query(self.index, sql, self.columns)
 
-    def take(self, columns: list[str], rows: np.ndarray) -> pa.Table:
-        """Return some columns of some rows (int64, ascending) of the index, reading one row group at a time.
+    def take(self, columns: list[str], rows: np.ndarray | None = None) -> "pa.Table":
+        """Return some columns of some rows (int64, ascending; default: all) of the index.
+
+        One row group is read at a time.
 
         Raises:
             DataError: an unknown column, or an index that cannot be read.
         """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         for name in columns:
             if name not in self.columns:
                 known = ", ".join(self.columns)
@@ -131,10 +223,11 @@ class ShardDataset:
             with pq.ParquetFile(self.index, read_dictionary=["shard", "split"]) as file:
                 for group in range(file.num_row_groups):
                     stop = start + file.metadata.row_group(group).num_rows
-                    low, high = np.searchsorted(rows, [start, stop])
+                    low, high = (start, stop) if rows is None else np.searchsorted(rows, [start, stop])
                     if high > low or group == 0:
                         table = file.read_row_group(group, columns)
-                        pieces.append(table.take(pa.array(rows[low:high] - start)))
+                        chosen = None if rows is None else pa.array(rows[low:high].astype(np.int64) - start)
+                        pieces.append(table if chosen is None else table.take(chosen))
                     start = stop
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{self.index} cannot be read: {error}; prepare the dataset again") from error
@@ -145,41 +238,35 @@ class ShardDataset:
 
         Raises:
             OSError: the shard cannot be read.
+            RemoteError: the place it comes from cannot be reached.
         """
-        handle = self._handle(shard)
-        return read_exactly(handle.number, offset, size)
+        return self.store.read(shard, offset, size)
 
-    def _open_shard(self, shard: str) -> "_Handle":
-        return _Handle(self.root / shard)
+    def _schema(self) -> "pa.Schema":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
-    def _schema(self) -> pa.Schema:
         try:
             return pq.read_schema(self.index)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{self.index} cannot be read: {error}; prepare the dataset again") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "index": self.index, "info": self.info}
+        return {"root": self.root, "index": self._index, "info": self.info, "store": self.store}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["root"], state["index"], state["info"])  # type: ignore[misc]
+        self.__init__(state["root"], state["index"], state["info"], state["store"])  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"ShardDataset({self.name}, {self.size} samples, {self.root})"
 
 
-class _Handle:
-    """An open file, closed when the last reader lets go of it: eviction is safe with threads."""
+def read_info(path: Path) -> dict[str, Any]:
+    """Return the content of a `dataset.json`.
 
-    def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        if hasattr(self, "number"):
-            os.close(self.number)
-
-
-def _read_info(path: Path) -> dict[str, Any]:
+    Raises:
+        DataError: it cannot be read, is no dataset's, or of another format.
+    """
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,6 +1,5 @@
 """Indexing plain WebDataset tars, whoever made them, on first use."""
 
-import hashlib
 import json
 import os
 import re
@@ -16,14 +15,14 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from diptych.data.columns import Row, file_hash, make_part, make_row, member_names, merge_parts
+from diptych.data.derived import FOLDER, LOCK, cache_home, writable
 from diptych.data.files import read_exactly, written_whole
+from diptych.data.locking import locked
 from diptych.data.members import ALL, BadSampleError, Facts, probe, unpack
 from diptych.errors import DataError
 
 FORMAT = 1
 MAX_SPLITS = 20
-FOLDER = ".diptych"
-"""Where the index of plain tars lies, beside them."""
 
 State = list[list[Any]]
 """[file name, bytes, modification time in ns] of each tar: the index is renewed when it changes."""
@@ -54,21 +53,19 @@ def open_plain(path: Path) -> tuple[Path, Path, dict[str, Any]]:
     root = path.parent if path.is_file() else path
     place = f"{FOLDER}/{path.name}" if path.is_file() else FOLDER
     state: State = [[tar.name, tar.stat().st_size, tar.stat().st_mtime_ns] for tar in tars]
-    homes = [root / place, _cache_home() / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:24]]
+    homes = [root / place, cache_home(path)]
     for home in homes:
         info = _fresh(home, state)
         if info is not None:
             return root, home / "index.parquet", info
     name = path.stem if path.is_file() else path.resolve().name
     for home in homes:
-        if _writable(home):
-            return root, home / "index.parquet", _build(name, tars, home, state)
+        if writable(home):
+            # Ranks of a job open the same tars at the same time: one of them indexes.
+            with locked(home / LOCK):
+                info = _fresh(home, state) or _build(name, tars, home, state)
+            return root, home / "index.parquet", info
     raise DataError(f"no place for the index of {path}: neither {homes[0]} nor {homes[1]} can be written")
-
-
-def _cache_home() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "diptych" / "index"
 
 
 def _fresh(home: Path, state: State) -> dict[str, Any] | None:
@@ -78,15 +75,6 @@ def _fresh(home: Path, state: State) -> dict[str, Any] | None:
         return None
     fits = info.get("state") == state and info.get("format") == FORMAT and (home / "index.parquet").is_file()
     return info if fits else None
-
-
-def _writable(home: Path) -> bool:
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=home).close()
-    except OSError:
-        return False
-    return True
 
 
 def _build(name: str, tars: list[Path], home: Path, state: State) -> dict[str, Any]:
@@ -112,6 +100,8 @@ def _build(name: str, tars: list[Path], home: Path, state: State) -> dict[str, A
             raise DataError(
                 f"{tars[0].parent}: no sample in {len(tars)} tar(s) ({found}); expected key.jpg, key.txt, ..."
             )
+        for stale in home.glob("rows-*.npy"):
+            stale.unlink()
         digest = merge_parts(parts, home / "index.parquet", strict=False)
     info = {
         "name": name,

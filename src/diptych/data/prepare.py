@@ -11,10 +11,11 @@ from typing import Any
 import diptych
 from diptych.data.cards import CARDS
 from diptych.data.cards.base import Card
-from diptych.data.columns import member_names, merge_parts
+from diptych.data.columns import file_hash, member_names, merge_parts
 from diptych.data.files import WriteError, written_whole
 from diptych.data.index import FORMAT, INDEX, INFO, WORK, ShardDataset
 from diptych.data.members import BadSampleError, clean_key, is_key
+from diptych.data.places import PLACES, write_places
 from diptych.data.sample import Sample
 from diptych.data.shards import FinishedShard, ShardWriter
 from diptych.data.workspace import Finished, Workspace, what_differs
@@ -248,6 +249,9 @@ def _conclude(card: Card, wanted: Mapping[str, Any], work: Workspace, tally: _Ta
     index = work.out / INDEX
     digest = merge_parts([part.path for part in parts], index)
     shards = [part.shard for part in parts]
+    members = member_names(index)
+    with written_whole(work.out / PLACES) as partial:
+        write_places(index, digest, [shard["file"] for shard in shards], members, partial)
     info: dict[str, Any] = {
         "name": card.name,
         "format": FORMAT,
@@ -260,7 +264,8 @@ def _conclude(card: Card, wanted: Mapping[str, Any], work: Workspace, tally: _Ta
         "shards": shards,
         "shard_size": wanted["shard_size"],
         "index": {"sha256": digest},
-        "members": member_names(index),
+        "places": {"sha256": file_hash(work.out / PLACES)},
+        "members": members,
         "splits": {
             name: {"where": s.where, "expected": s.expected, "note": s.note}
             for name, s in card.splits.items()

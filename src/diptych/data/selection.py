@@ -3,13 +3,14 @@
 import functools
 import hashlib
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
+from numpy.typing import NDArray
 
 from diptych.data.members import unpack
+from diptych.data.places import Place
 from diptych.data.sample import Sample
 from diptych.errors import DataError
 
@@ -17,36 +18,53 @@ if TYPE_CHECKING:
     from diptych.data.index import ShardDataset
 
 VERIFY = "`diptych data verify` lists what is damaged"
-
-
-@dataclass(frozen=True)
-class _Places:
-    """Where the selected samples lie. N samples."""
-
-    keys: pa.ChunkedArray
-    shards: pa.ChunkedArray
-    splits: pa.ChunkedArray
-    extent: np.ndarray
-    """[N, 3] int64: offset, size and CRC-32 of the whole sample."""
-    members: dict[str, tuple[np.ndarray, np.ndarray]]
-    """Extension -> offsets and sizes, [N] int64 each, -1 where a sample has no such member."""
+STEP = 1 << 20
+"""Rows that are hashed at a time."""
 
 
 class Selection:
-    """Some samples of a dataset, in the order of the index.
+    """Some samples of a dataset, in the order of the index. N samples.
 
-    Pickles small; each process opens files for itself.
+    A selection of everything holds no array, and one of a large dataset maps its rows from a file: neither
+    grows with the dataset. Pickles small; each process opens files for itself.
 
     Attributes:
         dataset: the dataset.
-        rows: [N] int64, row numbers in the index, ascending.
     """
 
-    def __init__(self, dataset: "ShardDataset", rows: np.ndarray) -> None:
-        self.dataset, self.rows = dataset, rows
+    def __init__(self, dataset: "ShardDataset", rows: NDArray[Any] | None) -> None:
+        """Select rows of the index: [N] integers, ascending, or None for all of them."""
+        self.dataset, self._rows = dataset, rows
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self.dataset.size if self._rows is None else len(self._rows)
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """[N] int64, row numbers in the index, ascending; made anew where none are held (see `rows_of`)."""
+        return self.rows_of(slice(None))
+
+    def rows_of(self, numbers: slice | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows in the index of some of the samples 0..N-1; int64."""
+        if self._rows is not None:
+            return np.asarray(self._rows[numbers], dtype=np.int64)
+        if isinstance(numbers, slice):
+            return np.arange(*numbers.indices(len(self)), dtype=np.int64)
+        return np.asarray(numbers, dtype=np.int64)
+
+    def place(self, i: int) -> Place:
+        """Return where the i-th selected sample lies.
+
+        Raises:
+            IndexError: `i` is not in 0..N-1.
+        """
+        if not 0 <= i < len(self):
+            raise IndexError(f"sample {i} of a selection of {len(self)}")
+        return self.dataset.places.at(i if self._rows is None else int(self._rows[i]))
+
+    def address(self, i: int) -> str:
+        """Return the shard of the i-th selected sample with its folder or URL, for messages."""
+        return self.dataset.store.place(self.dataset.shards[self.place(i).shard])
 
     def read(self, i: int) -> Sample:
         """Return the i-th selected sample; its bytes are checked against the index.
@@ -54,45 +72,45 @@ class Selection:
         Raises:
             IndexError: `i` is not in 0..N-1.
             DataError: the sample is damaged; the message names shard and key and says what is wrong.
+            RemoteError: the place it comes from cannot be reached.
         """
-        if not 0 <= i < len(self):
-            raise IndexError(f"sample {i} of a selection of {len(self)}")
-        places = self._places
-        key, shard = str(places.keys[i].as_py()), str(places.shards[i].as_py())
-        start = int(places.extent[i, 0])
-        block = self._block(key, shard, *(int(v) for v in places.extent[i]))
-        members = {
-            name: block[offsets[i] - start : offsets[i] - start + sizes[i]]
-            for name, (offsets, sizes) in places.members.items()
-            if offsets[i] >= 0
-        }
+        place = self.place(i)
+        shard = self.dataset.shards[place.shard]
+        block = self._block(place, shard)
+        members = {name: block[start : start + size] for name, (start, size) in place.members.items()}
         try:
-            return unpack(key, members, str(places.splits[i].as_py()))
+            return unpack(place.key, members, place.split)
         except ValueError as error:
             raise DataError(
-                f"{self.dataset.root / shard}: sample '{key}' cannot be understood: {error}"
+                f"{self.dataset.store.place(shard)}: sample '{place.key}' cannot be understood: {error}"
             ) from error
 
-    def _block(self, key: str, shard: str, start: int, size: int, crc: int) -> bytes:
-        path = self.dataset.root / shard
+    def _block(self, place: Place, shard: str) -> bytes:
+        where = self.dataset.store.place(shard)
         try:
-            block = self.dataset.read_bytes(shard, start, size)
+            block = self.dataset.read_bytes(shard, place.offset, place.size)
         except OSError as error:
             raise DataError(
-                f"{path}: sample '{key}' cannot be read: {error.strerror or error}; {VERIFY}"
+                f"{where}: sample '{place.key}' cannot be read: {error.strerror or error}; {VERIFY}"
             ) from error
-        if len(block) < size:
+        if len(block) < place.size:
             raise DataError(
-                f"{path}: sample '{key}' is cut off: expected bytes {start} to {start + size}, "
-                f"the file ends at {start + len(block)}; {VERIFY}"
+                f"{where}: sample '{place.key}' is cut off: expected bytes {place.offset} to "
+                f"{place.offset + place.size}, the file ends at {place.offset + len(block)}; {VERIFY}"
             )
-        if zlib.crc32(block) != crc:
+        if zlib.crc32(block) != place.crc32:
             raise DataError(
-                f"{path}: sample '{key}' is damaged: its checksum differs from the index; {VERIFY}"
+                f"{where}: sample '{place.key}' is damaged: its checksum differs from the index; {VERIFY}"
             )
         return block
 
-    def column(self, name: str) -> np.ndarray | list[Any]:
+    def will_need(self, numbers: NDArray[np.int64] | Sequence[int]) -> None:
+        """Say which of the samples 0..N-1 are read next, in this order; a remote store fetches ahead."""
+        wanted = np.asarray(numbers, dtype=np.int64)
+        shards = self.dataset.places.shard_numbers(self.rows_of(wanted))
+        self.dataset.store.will_need([self.dataset.shards[n] for n in dict.fromkeys(shards.tolist())])
+
+    def column(self, name: str) -> NDArray[Any] | list[Any]:
         """Return a column of the index for the selected samples: an array for numbers, else a list.
 
         A column of numbers with missing values is a list too, with None in their place.
@@ -100,7 +118,9 @@ class Selection:
         Raises:
             DataError: there is no such column; the message has the nearest name.
         """
-        values = self.dataset.take([name], self.rows).column(0)
+        import pyarrow as pa
+
+        values = self.dataset.take([name], self._rows).column(0)
         kind = values.type
         number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
         if number and values.null_count == 0:
@@ -109,39 +129,28 @@ class Selection:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hex hash of the selected keys and shards, in order; equal for equal selections anywhere."""
-        digest = hashlib.sha256()
-        table = self.dataset.take(["key", "shard"], self.rows)
-        for piece in table.to_batches(max_chunksize=1 << 16):
-            pairs = zip(*(column.to_pylist() for column in piece.columns), strict=True)
-            digest.update("".join(f"{key}\0{shard}\n" for key, shard in pairs).encode())
+        """Hex hash of the shards' content and the selected rows; equal for equal selections anywhere."""
+        digest = hashlib.sha256(f"{self.dataset.identity} {len(self)}\n".encode())
+        # Everything is everything, however it was asked for.
+        if len(self) < self.dataset.size:
+            for start in range(0, len(self), STEP):
+                digest.update(self.rows_of(slice(start, start + STEP)).astype("<i8").tobytes())
         return digest.hexdigest()
 
-    @functools.cached_property
-    def _places(self) -> _Places:
-        names = self.dataset.extensions
-        wanted = ["key", "shard", "split", "sample_offset", "sample_size", "crc32"]
-        wanted += [f"{name}_{what}" for name in names for what in ("offset", "size")]
-        table = self.dataset.take(wanted, self.rows)
-
-        def numbers(name: str) -> np.ndarray:
-            return np.asarray(table.column(name).fill_null(-1).to_numpy(), dtype=np.int64)
-
-        return _Places(
-            keys=table.column("key"),
-            shards=table.column("shard"),
-            splits=table.column("split"),
-            extent=np.stack([numbers(n) for n in ("sample_offset", "sample_size", "crc32")], axis=1),
-            members={n: (numbers(f"{n}_offset"), numbers(f"{n}_size")) for n in names},
-        )
-
     def prefetch(self) -> "Selection":
-        """Read the index entries of the selection now, so that forked workers share them; returns itself."""
-        _ = self._places
+        """Map the table of places now, so that forked workers share it; returns itself."""
+        _ = self.dataset.places
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"dataset": self.dataset, "rows": self.rows}
+        rows = self._rows
+        if isinstance(rows, np.memmap) and rows.filename is not None:
+            return {"dataset": self.dataset, "file": str(rows.filename)}
+        return {"dataset": self.dataset, "rows": rows}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.dataset = state["dataset"]
+        self._rows = np.load(state["file"], mmap_mode="r") if "file" in state else state["rows"]
 
     def __repr__(self) -> str:
         return f"Selection({len(self)} of {self.dataset!r})"

@@ -44,12 +44,14 @@ def matching_rows(index: Path, conditions: Sequence[str], columns: Sequence[str]
     where = " AND ".join(f"({condition.strip().rstrip(';')}\n)" for condition in conditions)
     with _connect(index) as connection:
         source = f"read_parquet({_literal(index)}, file_row_number=true)"
-        sql = f"SELECT file_row_number FROM {source} AS samples WHERE {where} ORDER BY file_row_number"
+        sql = f"SELECT file_row_number FROM {source} AS samples WHERE {where}"
         try:
             rows = connection.sql(sql).fetchnumpy()["file_row_number"]
         except duckdb.Error as error:
             raise _explain(" and ".join(conditions), error, columns) from error
-    return np.asarray(rows, dtype=np.int64)
+    # DuckDB keeps the order of the file unless a setting says otherwise; sorting would take more memory.
+    ordered = np.asarray(rows, dtype=np.int64)
+    return ordered if np.all(ordered[1:] > ordered[:-1]) else np.sort(ordered)
 
 
 def as_condition(sql: str) -> str | None:

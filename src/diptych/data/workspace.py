@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from diptych.data.columns import make_part
 from diptych.data.files import PARTIAL, cannot_write, written_whole
 from diptych.data.index import INDEX, INFO, WORK
+from diptych.data.places import PLACES
 from diptych.data.shards import FinishedShard, KeySet, shard_name
 from diptych.errors import DataError
 
@@ -202,7 +203,7 @@ class Workspace:
         with suppress(OSError, ValueError, KeyError, TypeError):
             former = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
             names |= {path.name for path in self.out.glob(f"{former['card']}-*.tar")}
-        for name in (INFO, INDEX, *sorted(names)):
+        for name in (INFO, INDEX, PLACES, *sorted(names)):
             (self.out / name).unlink(missing_ok=True)
         for path in self.folder.iterdir():
             if path.name != LOCK:
