@@ -25,6 +25,8 @@ class Batch:
     """[B, L] int64, padded on the right."""
     text_mask: Tensor | None = None
     """[B, L] bool, True at real tokens."""
+    labels: list[str] | None = None
+    """What each sample trains: `data.sources.<name>.task`, or the source's name; None for one source."""
     captions: list[tuple[str, ...]] | None = None
     """All captions of each sample (evaluation)."""
     skipped: dict[str, int] = field(default_factory=dict)
@@ -34,6 +36,20 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def take(self, rows: Tensor) -> Self:
+        """Return some samples of the batch, by rows [n] int64; `extra` must hold one value a sample."""
+        numbers = rows.tolist()
+
+        def taken(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value[rows.to(value.device)]
+            return [value[i] for i in numbers] if isinstance(value, list) else value
+
+        kept = {
+            f.name: taken(getattr(self, f.name)) for f in fields(self) if f.name not in ("skipped", "extra")
+        }
+        return replace(self, **kept, extra={name: taken(value) for name, value in self.extra.items()})
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Self:
         """Return the batch with all its tensors on `device`."""

@@ -57,8 +57,9 @@ class ContrastiveHead(nn.Module):
         The parameter itself is moved instead of using a clamped copy: a copy would have no gradient outside
         the bounds and could never come back.
         """
-        with torch.no_grad():
-            self.temperature.clamp_(*self.bounds)
+        # Through `.data`: two tasks of one step may share the head, and the second move changes nothing that
+        # the first one's graph has kept.
+        self.temperature.data.clamp_(*self.bounds)
         return self.temperature
 
 

@@ -20,6 +20,10 @@ class TaskConfig(Section):
 
     name: str
 
+    def entries(self) -> "Mapping[str, TaskConfig]":
+        """Return the tasks that it consists of by label; itself, where it is one task."""
+        return {"": self}
+
 
 @dataclass(frozen=True)
 class StepContext:

@@ -2,6 +2,7 @@
 
 TASKS: dict[str, str] = {
     "eve_pretrain": "diptych.systems.eve.pretrain:EvePretrainTask",
+    "multi": "diptych.tasks.multi:MultiTask",
     "retrieval": "diptych.tasks.retrieval:RetrievalTask",
 }
 """Configuration name (`task.name`) -> "module:class", imported on first use."""

@@ -33,12 +33,13 @@ def check_config(config: RunConfig) -> None:
     """
     system: System = look_up(SYSTEMS, config.system.name, "system")
     task: type[Task] = look_up(TASKS, config.task.name, "task")
-    if config.task.name not in system.supports:
-        known = ", ".join(sorted(system.supports))
-        raise ConfigError(
-            f"task.name = {config.task.name} is nothing that system.name = {config.system.name} can do "
-            f"(it does: {known})"
-        )
+    for label, entry in config.task.entries().items():
+        if entry.name not in system.supports:
+            key = f"task.tasks.{label}.name" if label else "task.name"
+            raise ConfigError(
+                f"{key} = {entry.name} is nothing that system.name = {config.system.name} can do "
+                f"(it does: {', '.join(sorted(system.supports))})"
+            )
     with torch.device("meta"):
         model = system.build(config.system)
     lacking = task.needs(config.task) - model.capabilities
@@ -47,9 +48,12 @@ def check_config(config: RunConfig) -> None:
             f"task.name = {config.task.name} needs {', '.join(sorted(lacking))}, which system.name = "
             f"{config.system.name} does not offer (it offers: {', '.join(sorted(model.capabilities))})"
         )
-    if "images" in task.batch_fields:
+    needed = set().union(
+        *(look_up(TASKS, entry.name, "task").batch_fields for entry in config.task.entries().values())
+    )
+    if "images" in needed:
         _check_image(config, model)
-    if "text_ids" in task.batch_fields:
+    if "text_ids" in needed:
         _check_text(config, model)
 
 
