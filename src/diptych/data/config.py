@@ -275,4 +275,10 @@ class DataConfig(Section):
             raise ValueError(
                 f"mixture.parts = {parts} does not divide loader.batch_size = {size}; a batch has equal parts"
             )
+        budget, length = self.loader.budget // max(parts, 1), self.text.max_tokens
+        if self.loader.pack and self.loader.budget and budget < length:
+            raise ValueError(
+                f"loader.budget = {self.loader.budget} is less than a packed sequence in each part: "
+                f"expected at least {max(parts, 1) * length} (text.max_tokens = {length})"
+            )
         return self

@@ -24,15 +24,19 @@ def _mix(values: UInt64) -> UInt64:
     return values ^ (values >> np.uint64(31))
 
 
-def _keys(seed: int, *words: Any) -> UInt64:
-    """Fold a seed and further words (numbers or arrays of them) into one key each."""
+def keys_of(seed: int, *words: Any) -> UInt64:
+    """Fold a seed and further words (numbers or arrays of them) into one key each.
+
+    The first word tells apart what the keys are for; those in use: 1 samples, 2 to 4 groups, 5 to 7 blocks,
+    8 sources of a cycle, 9 batches of a window, 10 sequences of a window, 11 seeds of sources.
+    """
     key: UInt64 = _mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64))
     for word in words:
         key = _mix(key ^ _mix(np.atleast_1d(word).astype(np.uint64)))
     return key
 
 
-def _permute(values: Int64, sizes: Int64, keys: UInt64) -> Int64:
+def permute(values: Int64, sizes: Int64, keys: UInt64) -> Int64:
     """Map each value in [0, size) by the permutation of [0, size) that its key names; all arrays [N].
 
     A Feistel network over just enough bits for the size; values that land outside walk on along their cycle
@@ -60,9 +64,15 @@ def _permute(values: Int64, sizes: Int64, keys: UInt64) -> Int64:
     return result.astype(np.int64)
 
 
+def derived(seed: int, name: str) -> int:
+    """Return another seed for something with a name, such as a source: independent of the other names."""
+    letters = np.frombuffer(name.encode(), dtype=np.uint8)
+    return int(keys_of(seed, 11, len(letters), *letters.tolist())[0] >> np.uint64(1))
+
+
 def uniforms(seed: int, positions: Int64, count: int, stream: int = 0) -> NDArray[np.float64]:
     """Return [N, count] numbers in [0, 1), a pure function of (seed, position, stream)."""
-    keys = _keys(seed, 0x756E69, stream, positions)
+    keys = keys_of(seed, 0x756E69, stream, positions)
     words = _mix(keys[:, None] ^ _mix(np.arange(1, count + 1, dtype=np.uint64))[None, :])
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
@@ -109,10 +119,14 @@ class Order:
         if self._grouped is not None:
             found = self._grouped.at(offsets, epochs, self.seed, self.shuffle)
         elif self.shuffle:
-            found = _permute(offsets, np.full_like(offsets, self.size), _keys(self.seed, 1, epochs))
+            found = permute(offsets, np.full_like(offsets, self.size), keys_of(self.seed, 1, epochs))
         else:
             found = offsets
         return found.reshape(np.shape(positions))
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that the order depends on besides size, seed and groups, in JSON types."""
+        return {"shuffle": self.shuffle}
 
 
 class _Groups:
@@ -145,8 +159,8 @@ class _Groups:
         if shuffle and whole:
             # The last block, if it is short, stays last: every other block starts at a multiple of m.
             movable = block < whole
-            keys = _keys(seed, 2, epochs[movable])
-            block[movable] = _permute(block[movable], np.full(movable.sum(), whole), keys)
+            keys = keys_of(seed, 2, epochs[movable])
+            block[movable] = permute(block[movable], np.full(movable.sum(), whole), keys)
         group = np.empty_like(offsets)
         rank = np.empty_like(offsets)
         full = block < len(self.block_group)
@@ -154,7 +168,7 @@ class _Groups:
         rank[full] = (block[full] - self.first_block[group[full]]) * m + inside[full]
         group[~full], rank[~full] = self._left(block[~full], inside[~full], epochs[~full], seed, shuffle)
         if shuffle:
-            rank = _permute(rank, self.counts[group], _keys(seed, 4, epochs, group))
+            rank = permute(rank, self.counts[group], keys_of(seed, 4, epochs, group))
         found: Int64 = self.members[self.starts[group] + rank]
         return found
 
@@ -170,6 +184,6 @@ class _Groups:
             # Runs change places only with runs of their own length (they are neighbours, longest first).
             first = np.searchsorted(-self.run_length, -length, side="left")
             last = np.searchsorted(-self.run_length, -length, side="right")
-            run = first + _permute(run - first, last - first, _keys(seed, 3, epochs, length))
+            run = first + permute(run - first, last - first, keys_of(seed, 3, epochs, length))
         group = self.run_group[run]
         return group, self.counts[group] - length + offset

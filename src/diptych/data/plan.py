@@ -51,23 +51,62 @@ class Plan(Protocol):
         ...
 
 
-class PositionPlan:
-    """One source and batches of equal size: batch k holds positions k * B to (k + 1) * B - 1 of an order."""
+class Stream(Protocol):
+    """Samples without end, one after another."""
 
-    def __init__(self, order: Order, batch_size: int) -> None:
-        self.order, self.batch_size = order, batch_size
-        self.batches_per_epoch = order.size / batch_size
+    size: int
+    """Positions in which as many samples are seen as there are."""
+
+    def at(self, positions: Int64) -> tuple[Int64, Int64]:
+        """Return the source and its sample at each position >= 0; all [n] int64."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must be equal for a run to go on, in JSON types."""
+        ...
+
+
+class OneSource:
+    """The stream of a single source."""
+
+    def __init__(self, order: Order, settings: dict[str, Any] | None = None) -> None:
+        """Use an order; `settings` are what it depends on and cannot tell itself (JSON types)."""
+        self.order, self.size = order, order.size
+        self._settings = settings or {}
+
+    def at(self, positions: Int64) -> tuple[Int64, Int64]:
+        """Return source 0 and the samples of the order."""
+        return np.zeros_like(positions), self.order.at(positions)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings of the order."""
+        return {**self.order.identity(), **self._settings}
+
+
+def slice_of(count: int, rank: int, world: int) -> tuple[int, int]:
+    """Return first and last + 1 of the part of `count` things that a rank takes."""
+    return count * rank // world, count * (rank + 1) // world
+
+
+class PositionPlan:
+    """Batches of equal size: batch k holds positions k * B to (k + 1) * B - 1 of a stream."""
+
+    def __init__(self, stream: Stream | Order, batch_size: int) -> None:
+        self.stream: Stream = OneSource(stream) if isinstance(stream, Order) else stream
+        self.batch_size = batch_size
+        self.batches_per_epoch = self.stream.size / batch_size
 
     def batch(self, number: int, rank: int = 0, world: int = 1) -> Drawn:
         """Return a rank's slice."""
+        first, last = slice_of(self.batch_size, rank, world)
         start = number * self.batch_size
-        first, last = (start + self.batch_size * r // world for r in (rank, rank + 1))
-        positions = np.arange(first, last, dtype=np.int64)
-        return Drawn(np.zeros_like(positions), self.order.at(positions), positions)
+        positions = np.arange(start + first, start + last, dtype=np.int64)
+        sources, rows = self.stream.at(positions)
+        return Drawn(sources, rows, positions)
 
     def identity(self) -> dict[str, Any]:
-        """Return the batch size; the order's own settings are the loader's business."""
-        return {"batch_size": self.batch_size}
+        """Return the batch size and what the stream depends on."""
+        return {"batch_size": self.batch_size, **self.stream.identity()}
 
     def anchor(self, number: int) -> dict[str, Any]:
         """Return nothing: arithmetic needs no help."""
