@@ -5,11 +5,11 @@ The fastest of N runs counts: other work on the machine only ever adds time.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+from reporting import add_json, report, versus
 
 HELP = ["-c", "import sys; from diptych.cli.main import run; sys.exit(run(['--help']))"]
 MEASURED = [("import diptych", ["-c", "import diptych"]), ("diptych --help", HELP)]
@@ -29,22 +29,16 @@ def fastest(arguments: list[str], repeats: int) -> float:
 def main() -> None:
     """Measure, print the table, write JSON if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    add_json(parser)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     peers = {name: fastest(arguments, options.repeats) for name, arguments in PEERS}
-    rows = []
-    for name, arguments in MEASURED:
-        value = fastest(arguments, options.repeats)
-        for peer, seconds in peers.items():
-            ratio = round(value / seconds, 3)
-            rows.append({"name": name, "value": round(value, 4), "unit": "s", "peer": peer, "ratio": ratio})
-    print(f"{'what':<16} {'seconds':>8}  {'peer':<16} {'seconds':>8} {'ratio':>7}")
-    for row in rows:
-        peer = str(row["peer"])
-        print(f"{row['name']:<16} {row['value']:>8.3f}  {peer:<16} {peers[peer]:>8.3f} {row['ratio']:>7.2f}")
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    rows = [
+        versus(name, fastest(arguments, options.repeats), seconds, "s", peer, less=True)
+        for name, arguments in MEASURED
+        for peer, seconds in peers.items()
+    ]
+    report(rows, options.json)
 
 
 if __name__ == "__main__":
