@@ -1,7 +1,7 @@
 """What all benchmarks share: rows, the table that is printed, the file that `--json` writes.
 
-A row is `{name, value, unit, peer, ratio}`. `ratio` compares ours with the peer's in the same run and is above
-1 where ours is better: ours / theirs for rates, theirs / ours for times and memory.
+A row is `{name, value, unit, peer, ratio}`. `ratio` compares ours with the peer's in the same run and is
+above 1 where ours is better: ours / theirs for rates, theirs / ours for times and memory.
 """
 
 import argparse
