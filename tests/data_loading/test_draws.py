@@ -92,9 +92,15 @@ def test_some_of_the_samples() -> None:
     assert len(rows) == len(chosen) == 30
     assert (rows[1:] > rows[:-1]).all()
     assert torch.equal(chosen.positions, positions[rows])
-    # Those with the lowest draws, and they go on where the whole batch would.
-    assert torch.equal(rows, again.rand().argsort()[:30].sort().values)
-    assert torch.equal(chosen.rand(2), again.rand(2)[rows])
+    assert torch.equal(rows, again.rand().argsort()[:30].sort().values)  # those with the lowest draws
+    # What they draw is their own: the same in any company, and nothing that the batch draws.
+    (_, alone), theirs = Draws(4, positions[rows[:2]]).some(2), chosen.rand(2)
+    assert torch.equal(alone.rand(2), theirs[:2])
+    batch = torch.stack([again.rand(2)[rows] for _ in range(5)])
+    assert not (batch == theirs).any()
+    (_, second), (_, deeper) = draws.some(30), chosen.some(30)
+    assert not torch.equal(second.rand(2), theirs)
+    assert not torch.equal(deeper.rand(2), theirs)
 
 
 def test_every_sample_is_chosen_as_often() -> None:

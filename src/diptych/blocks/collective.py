@@ -102,6 +102,31 @@ ALONE = World()
 """One process."""
 
 
+class Joiner:
+    """Joins what the ranks hold of one batch; asks once how many rows each has.
+
+    Attributes:
+        world: the ranks.
+        sizes: rows of every rank.
+        start: number of this rank's first row among all.
+    """
+
+    def __init__(self, world: World, count: int, device: torch.device) -> None:
+        """Ask every rank for its `count` of rows; all ranks must make one at the same time."""
+        self.world = world
+        self.sizes = world.sizes(count, device)
+        self.start = sum(self.sizes[: world.rank])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the rows [sum of sizes, ...] of all ranks, in rank order; gradients flow back to them."""
+        return self.world.gather(x, self.sizes)
+
+    @property
+    def own(self) -> slice:
+        """Where this rank's rows are among all."""
+        return slice(self.start, self.start + self.sizes[self.world.rank])
+
+
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, world: World) -> Tensor:

@@ -21,6 +21,7 @@ class Draws:
     def __init__(self, seed: int, positions: Tensor) -> None:
         self.seed = seed
         self.positions = positions.cpu()
+        self._branch = 1
         self._calls = 0
 
     def __len__(self) -> int:
@@ -51,13 +52,18 @@ class Draws:
         """Return `count` of the samples at random, their rows [count] int64 ascending, and their draws.
 
         A sample's chance to be chosen is drawn by itself, so that the choice differs little between one
-        process and several that choose their shares of it.
+        process and several that choose their shares of it. What the chosen ones draw is theirs: it repeats
+        nothing that the whole batch draws.
         """
         rows = self.rand().argsort(stable=True)[:count].sort().values
         chosen = Draws(self.seed, self.positions[rows])
-        chosen._calls = self._calls
+        chosen._branch = self._stream()
         return rows, chosen
+
+    def _stream(self) -> int:
+        # A thousand calls on each branch: what they draw never meets.
+        return 1000 * self._branch + self._calls
 
     def _units(self, count: int) -> np.ndarray:
         self._calls += 1
-        return uniforms(self.seed, self.positions.numpy(), count, stream=1000 + self._calls)
+        return uniforms(self.seed, self.positions.numpy(), count, stream=self._stream())

@@ -1,15 +1,18 @@
 """Image-text contrastive objective (ITC): pull matching pictures and texts together, push the others apart.
 
-Legend: N pictures, M texts, D feature width. Gathering features over ranks is the caller's business: pass the
-gathered features and ids.
+Legend: N pictures, M texts, D feature width. `contrast` and `contrast_pictures` are for training: they know
+of ranks and of memory. The functions before them are plain and for one process.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.blocks.collective import ALONE, Joiner, World
 from diptych.blocks.init import Init, draw_matrix
 from diptych.errors import UsageError
+from diptych.objectives.lean import NEVER, LeanJob, lean_contrastive_loss
+from diptych.objectives.relation import Relation
 
 
 class ContrastiveHead(nn.Module):
@@ -120,9 +123,58 @@ def supervised_contrastive_loss(features: Tensor, temperature: Tensor | float, m
     """
     logits = contrastive_logits(features, features, temperature)
     itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
-    # A large finite number instead of -inf: 0 * -inf would turn the targets' zeros into nan.
-    logits = logits.masked_fill(itself, -1e4)
+    logits = logits.masked_fill(itself, NEVER)
     return _soft_cross_entropy(logits, matches(match_ids, match_ids) & ~itself)
+
+
+def contrast(
+    image_features: Tensor,
+    text_features: Tensor,
+    temperature: Tensor | float,
+    relation: Relation,
+    *,
+    world: World = ALONE,
+    label_smoothing: float = 0.0,
+    chunk: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Return the contrastive loss of the global batch and the share of pictures whose best text is right.
+
+    Loss and share are the same on every rank.
+
+    Args:
+        image_features: [N, D] unit vectors of this rank's pictures.
+        text_features: [M, D] unit vectors of the texts of all ranks, joined with gradient.
+        temperature: scalar above 0.
+        relation: which of the N pictures match which of the M texts.
+        world: the ranks; pictures of all ranks are candidates of the texts.
+        label_smoothing: as in `contrastive_loss`.
+        chunk: pictures whose similarities are held at once (`lean_contrastive_loss`); 0: all.
+    """
+    if world.size > 1 or 0 < chunk < len(image_features):
+        job = LeanJob(relation, chunk, world, label_smoothing)
+        return lean_contrastive_loss(image_features, text_features, temperature, job)
+    logits, matching = contrastive_logits(image_features, text_features, temperature), relation.block()
+    right = matching.gather(1, logits.detach().argmax(1, keepdim=True))
+    return contrastive_loss(logits, matching, label_smoothing), right.float().mean()
+
+
+def contrast_pictures(
+    features: Tensor, temperature: Tensor | float, match_ids: Tensor, join: Joiner, chunk: int = 0
+) -> Tensor:
+    """Return `supervised_contrastive_loss` of the pictures of all ranks, the same on every rank.
+
+    Args:
+        features: [N, D] unit vectors of this rank's pictures.
+        temperature: scalar above 0.
+        match_ids: [N] int64.
+        join: of these pictures.
+        chunk: pictures whose similarities are held at once; 0: all.
+    """
+    if join.world.size == 1 and not 0 < chunk < len(features):
+        return supervised_contrastive_loss(features, temperature, match_ids)
+    relation = Relation(match_ids, join(match_ids))
+    job = LeanJob(relation, chunk, join.world, columns_too=False, itself=join.start)
+    return lean_contrastive_loss(features, join(features), temperature, job)[0]
 
 
 def _soft_cross_entropy(logits: Tensor, matching: Tensor, label_smoothing: float = 0.0) -> Tensor:
