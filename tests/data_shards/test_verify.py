@@ -102,6 +102,14 @@ def _damage_index_and_shard(out: Path) -> None:
     flip(out / "toy-000003.tar", 2000)
 
 
+def _damage_places(out: Path) -> None:
+    flip(out / "places.bin", 100)
+
+
+def _lose_places(out: Path) -> None:
+    (out / "places.bin").unlink()
+
+
 def _lose_index(out: Path) -> None:
     (out / "index.parquet").unlink()
 
@@ -135,6 +143,11 @@ def _edit(change: Callable[[dict], None]) -> Callable[[Path], None]:  # type: ig
                 "toy-000003.tar: differs from what was written (SHA-256), in which sample is unknown",
             ],
         ),
+        (
+            _damage_places,
+            ["places.bin: differs from what was written (SHA-256); delete it, the index replaces it"],
+        ),
+        (_lose_places, []),
         (
             _lose_index,
             ["index.parquet: cannot be read: No such file or directory; prepare the dataset again"],

@@ -55,10 +55,7 @@ def derived_file(
     for home in homes:
         if good(home / name):
             return home / name
-    home = next((home for home in homes if writable(home)), None)
-    if home is None:
-        tried = " nor ".join(str(home) for home in homes)
-        raise DataError(f"no place for {name}: neither {tried} can be written; make one of them writable")
+    home = _first_writable(homes, name)
     with locked(home / LOCK):
         if not good(home / name):
             with tempfile.TemporaryDirectory(dir=home, prefix="parts-") as folder:
@@ -67,3 +64,11 @@ def derived_file(
                 sync(made)
                 made.rename(home / name)
     return home / name
+
+
+def _first_writable(homes: Sequence[Path], name: str) -> Path:
+    for home in homes:
+        if writable(home):
+            return home
+    tried = " nor ".join(str(home) for home in homes)
+    raise DataError(f"no place for {name}: neither {tried} can be written; make one of them writable")

@@ -119,10 +119,12 @@ class ShardDataset:
             digest = str(self.info["index"]["sha256"])
             write_places(self.index, digest, self.shards, self.extensions, out)
 
-        home = derived_file(self._homes(), PLACES, make, lambda path: self._map(path) is not None)
-        places = self._map(home)
-        assert places is not None
-        return places
+        made = self._map(derived_file(self._homes(), PLACES, make, lambda path: self._map(path) is not None))
+        if made is None:
+            raise DataError(
+                f"{self._index} and {INFO} of {self.name} do not belong together; prepare the dataset again"
+            )
+        return made
 
     def _map(self, path: Path) -> Places | None:
         try:

@@ -266,7 +266,7 @@ def _codes(column: "pa.Array", known: dict[str, int], *, grow: bool) -> NDArray[
     if missing:
         raise DataError(f"the index names the shard {missing[0]}, dataset.json does not; prepare it again")
     codes = np.array([known[name] for name in names], dtype=np.int64)
-    return codes[column.indices.to_numpy(zero_copy_only=False)]
+    return np.asarray(codes[column.indices.to_numpy(zero_copy_only=False)])
 
 
 def _damaged(path: Path) -> DataError:

@@ -14,6 +14,7 @@ from diptych.data.columns import file_hash
 from diptych.data.files import PARTIAL
 from diptych.data.index import INDEX, ShardDataset
 from diptych.data.members import media_hash, unpack
+from diptych.data.places import PLACES
 
 BLOCK = tarfile.BLOCKSIZE
 
@@ -65,6 +66,7 @@ def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> Ve
     trusted = not damages
     if trusted:
         damages += _check_whole(dataset)
+    damages += _check_places(dataset)
     done = 0
     for shard in shards:
         damages += _check_shard(dataset, shard, trusted=trusted)
@@ -81,6 +83,15 @@ def _check_index(dataset: ShardDataset) -> list[Damage]:
     except OSError as error:
         return [Damage(INDEX, "", f"cannot be read: {error.strerror}; prepare the dataset again")]
     return [Damage(INDEX, "", "differs from what was written (SHA-256); prepare the dataset again")]
+
+
+def _check_places(dataset: ShardDataset) -> Iterator[Damage]:
+    """Compare the table of places with what was written; it may be missing, the index is used then."""
+    path = dataset.root / PLACES
+    if "places" not in dataset.info or not path.is_file():
+        return
+    if file_hash(path) != dataset.info["places"]["sha256"]:
+        yield Damage(PLACES, "", "differs from what was written (SHA-256); delete it, the index replaces it")
 
 
 def _check_whole(dataset: ShardDataset) -> Iterator[Damage]:
