@@ -190,7 +190,9 @@ def shard_experts(task: nn.Module, world: World, ranks: int) -> ExpertGroup:
         return ExpertGroup()
     mixtures = {name: part for name, part in task.named_modules() if isinstance(part, Mixture)}
     _check(mixtures, world.size, ranks)
-    device = next(iter(mixtures.values())).experts.fc1_weight.device.type
+    weight = next(iter(mixtures.values())).experts.fc1_weight
+    # Sharded training moves weights to the GPU later; what the ranks talk with is known already.
+    device = "cuda" if "nccl" in dist.get_backend(world.group) else weight.device.type
     mesh = init_device_mesh(device, (world.size // ranks, ranks), mesh_dim_names=("groups", "experts"))
     exchange = Exchange(mesh.get_group(1), ranks)
     parameters = {}

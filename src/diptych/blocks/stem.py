@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from diptych.blocks.batch_norm import BatchNorm
 from diptych.blocks.feedforward import ACTIVATIONS, Activation
 from diptych.blocks.init import Init, draw_matrix
 from diptych.config.schema import Section
@@ -138,7 +139,7 @@ class _ChannelNorm(nn.LayerNorm):
 
 def _norm(name: Norm, channels: int) -> nn.Module:
     if name == "batch":
-        return nn.BatchNorm2d(channels)
+        return BatchNorm(channels)
     if name == "group":
         return nn.GroupNorm(channels // 8, channels)
     return _ChannelNorm(channels) if name == "layer" else nn.Identity()

@@ -1,0 +1,61 @@
+"""Batch norm whose statistics are those of the batch of all ranks.
+
+Legend: B batch, C channels, H and W height and width, R ranks.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from diptych.blocks.collective import ALONE, World
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """`nn.BatchNorm2d`; in training on several ranks it gives what one process gives on the joined batch.
+
+    Ranks may hold different numbers of pictures, or none. They end up with equal running statistics.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.world: World = ALONE
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise [B, C, H, W]; all ranks call it equally often in training."""
+        if self.world.size == 1 or not self.training:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            wide = x.float()
+            mean, variance, count = self._statistics(wide)
+            with torch.no_grad():
+                self._follow(mean, variance * count / (count - 1).clamp(min=1))
+            scale = self.weight * (variance + self.eps).rsqrt()
+            y = (wide - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+        return y.to(x.dtype)
+
+    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mean [C], variance [C] and the number of values a channel, of all ranks.
+
+        Each rank's own mean and squared deviations are combined, which is exact where a difference of large
+        sums would not be.
+        """
+        count = x.new_tensor(float(x.numel() // x.shape[1]))
+        mean = x.sum((0, 2, 3)) / count.clamp(min=1)
+        deviation = (x - mean[:, None, None]).square().sum((0, 2, 3))
+        own = torch.cat([mean, deviation, count[None]])
+        ranks = self.world.gather(own[None], [1] * self.world.size)  # [R, 2C + 1]
+        channels = len(mean)
+        means, deviations, counts = ranks[:, :channels], ranks[:, channels:-1], ranks[:, -1:]
+        total = counts.sum().clamp(min=1)
+        joint = (means * counts).sum(0) / total
+        variance = (deviations + counts * (means - joint).square()).sum(0) / total
+        return joint, variance, total
+
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics, as torch does it (with the unbiased variance)."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+        self.num_batches_tracked.add_(1)
