@@ -1,22 +1,28 @@
 """The objects of a run: fresh, from another model's weights, or from its own newest checkpoint."""
 
+from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from diptych.blocks.collective import World
 from diptych.data.index import Selection, ShardDataset
 from diptych.data.loader import Loader
 from diptych.data.text import Tokenizer
 from diptych.errors import ConfigError, DataError
 from diptych.systems.task import Task
 from diptych.train.build import build_task, make_tokenizer
-from diptych.train.checkpoint import Checkpoints, Snapshot
+from diptych.train.checkpoint import Checkpoints
 from diptych.train.clock import CpuClock
 from diptych.train.config import RunConfig
 from diptych.train.export import Weights, find_weights, read_weights
 from diptych.train.init import fill
 from diptych.train.log import RunLog
-from diptych.train.optim import Average, build_optimizer, restore_optimizer
+from diptych.train.optim import Average, build_optimizer, drop_unused_slots, make_slots, optimizer_tensors
+from diptych.train.parallel import Parallel
+from diptych.train.ranks import main_first, on_main
 from diptych.train.rundir import RunDirectory
 
 
@@ -25,6 +31,8 @@ class Parts:
     """What the loop moves on."""
 
     task: Task
+    parallel: Parallel
+    """The task as all ranks train it together."""
     tokenizer: Tokenizer
     optimizer: torch.optim.AdamW
     average: Average | None
@@ -36,9 +44,15 @@ class Parts:
     step: int
     """Steps that are done."""
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything that a checkpoint holds, sharing memory; all ranks name the same."""
+        return _tensors(self.parallel, self.optimizer, self.average)
 
-def assemble(run: RunDirectory, checkpoints: Checkpoints, log: RunLog, device: torch.device) -> Parts:
-    """Build the parts of a run, and put back the newest checkpoint if there is one.
+
+def assemble(
+    run: RunDirectory, checkpoints: Checkpoints, log: RunLog, device: torch.device, world: World
+) -> Parts:
+    """Build the parts of a run, and put back the newest checkpoint if there is one. All ranks call it.
 
     Raises:
         ConfigError: no dataset is named, or the tokenizer does not fit the system.
@@ -48,31 +62,33 @@ def assemble(run: RunDirectory, checkpoints: Checkpoints, log: RunLog, device: t
     config = run.config
     for note in checkpoints.tidy():
         log.say(note)
-    newest = checkpoints.newest()
-    snapshot = checkpoints.load(newest) if newest else None
-    clock = CpuClock(snapshot.trainer["cpu_seconds"] if snapshot else 0.0)
-    selection = select(config)
-    init = _initial_weights(config) if snapshot is None else None
-    folder = run.path / "tokenizer"
-    if snapshot is None:
-        tokenizer, origin = make_tokenizer(config, selection, init)
-        tokenizer.save(folder)
-        log.say(origin)
-    else:
-        tokenizer = Tokenizer.from_file(folder)
+    newest = checkpoints.newest_agreed()
+    facts: dict[str, Any] = {"fresh": [], "cpu_seconds": 0.0}
+    if newest is not None:
+        facts = checkpoints.trainer_facts(newest)
+    clock = CpuClock(facts["cpu_seconds"] if world.is_main else 0.0)
+    # An index that is missing is written by one rank.
+    selection = main_first(world, lambda: select(config))
+    init = _initial_weights(config) if newest is None else None
+    if newest is None:
+        on_main(world, lambda: _write_tokenizer(run, selection, init, log))
+    tokenizer = Tokenizer.from_file(run.path / "tokenizer")
     task = build_task(config, tokenizer)
-    fresh = _weights(task, config, init, snapshot, log)
-    task.to(device).train()
+    fresh = facts["fresh"] if init is None else _filled(task, config, init, log)
+    parallel = Parallel(task.train(), config.train, world, device)
     optimizer = build_optimizer(task, config.optim, fresh)
     average = Average(task, config.train.ema) if config.train.ema else None
-    loader = Loader(selection, config.data, tokenizer, seed=config.seed)
-    if snapshot is not None:
-        restore_optimizer(optimizer, snapshot.part("optim"))
+    loader = Loader(selection, config.data, tokenizer, seed=config.seed, rank=world.rank, world=world.size)
+    step = 0
+    if newest is not None:
+        make_slots(optimizer)
+        snapshot = checkpoints.load_into(newest, _tensors(parallel, optimizer, average))
+        drop_unused_slots(optimizer)
         loader.load_state_dict(snapshot.loader)
-        if average is not None:
-            average.restore(snapshot.part("ema"))
-    step = snapshot.step if snapshot else 0
-    return Parts(task, tokenizer, optimizer, average, loader, clock, fresh, len(selection), step)
+        if not world.is_main:
+            loader.skipped = Counter()  # rank 0 goes on counting for all
+        step = snapshot.step
+    return Parts(task, parallel, tokenizer, optimizer, average, loader, clock, fresh, len(selection), step)
 
 
 def select(config: RunConfig) -> Selection:
@@ -96,15 +112,24 @@ def select(config: RunConfig) -> Selection:
     return selection
 
 
-def _weights(
-    task: Task, config: RunConfig, init: Weights | None, snapshot: Snapshot | None, log: RunLog
-) -> list[str]:
-    """Fill a fresh task from a checkpoint or other weights; return the names `init_from` did not fill."""
-    if snapshot is not None:
-        task.load_state_dict(snapshot.part("task"))
-        return list(snapshot.trainer["fresh"])
-    if init is None:
-        return []
+def _tensors(
+    parallel: Parallel, optimizer: torch.optim.Optimizer, average: Average | None
+) -> dict[str, Tensor]:
+    tensors = {f"task/{k}": v for k, v in parallel.task.state_dict().items()}
+    tensors |= {f"optim/{k}": v for k, v in optimizer_tensors(optimizer).items()}
+    if average is not None:
+        tensors |= {f"ema/{k}": v for k, v in average.tensors.items()}
+    return parallel.spread(tensors)
+
+
+def _write_tokenizer(run: RunDirectory, selection: Selection, init: Weights | None, log: RunLog) -> None:
+    tokenizer, origin = make_tokenizer(run.config, selection, init)
+    tokenizer.save(run.path / "tokenizer")
+    log.say(origin)
+
+
+def _filled(task: Task, config: RunConfig, init: Weights, log: RunLog) -> list[str]:
+    """Fill a fresh task from other weights; return the names that they did not fill."""
     filled = fill(task, init, config.init_from)
     for sentence in filled.report:
         log.say(sentence)

@@ -154,6 +154,15 @@ class Checkpoints:
             trainer, loader = _read_facts(path)
             return Snapshot(trainer["step"], read_whole(path / "state"), trainer, loader)
 
+    def trainer_facts(self, path: Path) -> dict[str, Any]:
+        """Return what trainer.json of a checkpoint holds, as rank 0 reads it, on every rank.
+
+        Raises:
+            CheckpointError: it is missing or unreadable.
+        """
+        with self._damage_explained(path):
+            return self._together.main(lambda: _read_facts(path))[0]
+
     def load_into(self, path: Path, tensors: Mapping[str, Tensor]) -> Snapshot:
         """Fill tensors in place with a checkpoint of any number of ranks.
 

@@ -92,8 +92,8 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one.")
     parallel: Literal["auto", "none", "ddp", "fsdp"] = Field(
         "auto",
-        description="ddp: every rank holds the whole model. fsdp: weights, gradients and optimizer are cut over "
-        "the ranks. auto: ddp with several ranks.",
+        description="ddp: every rank holds the whole model. fsdp: weights, gradients and optimizer are cut "
+        "over the ranks. auto: ddp with several ranks.",
     )
     expert_parallel: int = Field(
         1, ge=1, description="Ranks that share the experts of a mixture; 1: every rank holds all of them."
@@ -103,8 +103,8 @@ class TrainConfig(Section):
     )
     compile: Literal["off", "inductor", "aot_eager", "eager"] = Field(
         "off",
-        description="Compile each block with torch.compile; aot_eager and eager stop short of generating code, "
-        "to find out what a failure is due to.",
+        description="Compile each block with torch.compile; aot_eager and eager stop short of generating "
+        "code, to find out what a failure is due to.",
     )
     timeout: float = Field(1800.0, gt=0, description="Seconds that a rank waits for the others.")
 

@@ -1,8 +1,9 @@
 """The only training loop. It knows the task contract and nothing of any system, task or dataset."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 import diptych
+from diptych.blocks.collective import World
 from diptych.config.layers import Resolved
 from diptych.data.augment import augment
 from diptych.data.batch import Batch
@@ -31,16 +33,14 @@ from diptych.train.export import (
 from diptych.train.figures import Figures
 from diptych.train.files import out_of_room
 from diptych.train.log import RunLog, duration
-from diptych.train.optim import (
-    optimizer_tensors,
-    set_lr,
-    total_norm,
-)
+from diptych.train.optim import set_lr, total_norm
 from diptych.train.precision import autocast, choose_device, computing, derived_seed
 from diptych.train.profile import StepProfiler
+from diptych.train.ranks import AgreedError, SilentLog, exchange, joined, on_main, rank_device
 from diptych.train.rundir import RunDirectory
 from diptych.train.schedule import Extent, lr_factor
 from diptych.train.signals import Signals, StoppedError
+from diptych.train.together import Together
 from diptych.train.trackers import open_trackers
 
 
@@ -65,6 +65,8 @@ def train(
 ) -> RunResult:
     """Start a run, or go on with it, until training has ended and the model is exported.
 
+    Under `torchrun` every rank calls it, and they train together.
+
     Args:
         resolved: the configuration with its sources (`resolve_run`).
         run_dir: the run directory. One that holds the same recipe is continued from its newest checkpoint.
@@ -80,14 +82,16 @@ def train(
         DataError: a dataset or sample that cannot be read.
     """
     config, path = resolved.config, Path(run_dir)
-    device = choose_device(config.train.device)
+    device = rank_device(choose_device(config.train.device))
     check_config(config)
     try:
-        with (
-            RunDirectory.opened(path, resolved, resume=resume == "auto") as run,
-            RunLog(path, show=progress, trackers=open_trackers(path, config)) as log,
-        ):
-            if run.finished:
+        with joined(config.train, device) as world, ExitStack() as stack:
+            run = _opened(stack, world, path, resolved, resume == "auto")
+            log: RunLog = SilentLog()
+            if world.is_main:
+                log = RunLog(path, show=progress, trackers=open_trackers(path, config))
+            stack.enter_context(log)
+            if on_main(world, lambda: run.finished):
                 step = int(read_facts(run.export).get("step", 0))
                 log.say(
                     f"{path}: finished at step {step}; nothing to do (delete the directory to train again)"
@@ -95,7 +99,7 @@ def train(
                 return RunResult(path, run.export, step, trained=False)
             try:
                 with computing(device, config.train.threads), Signals() as signals:
-                    return _Trainer(run, log, signals, device).run()
+                    return _Trainer(run, log, signals, device, world).run()
             except DiptychError as error:
                 log.record(f"stopped: {error}")
                 raise
@@ -109,15 +113,30 @@ def train(
         ) from error
 
 
+def _opened(
+    stack: ExitStack, world: World, path: Path, resolved: Resolved[RunConfig], resume: bool
+) -> RunDirectory:
+    """Open the run directory on rank 0, which locks and writes it, before any other rank goes on."""
+    opened: list[RunDirectory] = []
+
+    def open_it() -> None:
+        opened.append(stack.enter_context(RunDirectory.opened(path, resolved, resume=resume)))
+
+    on_main(world, open_it)
+    return opened[0] if opened else RunDirectory(path, resolved.config)
+
+
 class _Trainer:
     """The state of a run in memory, and the loop that moves it on."""
 
-    def __init__(self, run: RunDirectory, log: RunLog, signals: Signals, device: torch.device) -> None:
-        self.run_dir, self.log, self.signals, self.device = run, log, signals, device
+    def __init__(
+        self, run: RunDirectory, log: RunLog, signals: Signals, device: torch.device, world: World
+    ) -> None:
+        self.run_dir, self.log, self.signals, self.device, self.world = run, log, signals, device, world
         self.config = run.config
         self.extent = Extent.of(run.config.train)
-        self.checkpoints = Checkpoints(run.path / "checkpoints")
-        self.parts = parts = assemble(run, self.checkpoints, log, device)
+        self.checkpoints = Checkpoints(run.path / "checkpoints", world)
+        self.parts = parts = assemble(run, self.checkpoints, log, device, world)
         self.task, self.optimizer, self.average, self.loader = (
             parts.task,
             parts.optimizer,
@@ -125,14 +144,19 @@ class _Trainer:
             parts.loader,
         )
         self.step = parts.step
+        self.stop_signal = 0
+        """Number of the signal after which all ranks stop, or 0."""
+        self.cpu_seconds = sum(own for (own,) in exchange(world, [self._own_cpu_seconds()]))
+        """Used by the run, all ranks together."""
         self.progress = self._progress()
-        run.cut_metrics(self.step)
-        run.record_environment(self.step)
+        if world.is_main:
+            run.cut_metrics(self.step)
+            run.record_environment(self.step)
         self.figures = Figures(
-            self.task, device, self.config.train.precision, count_flops=self.config.train.count_flops
+            self.task, device, self.config.train.precision, world, count_flops=self.config.train.count_flops
         )
         self.profiler = StepProfiler(
-            run.path / "profile" / "rank0", self.config.train.profile, device, log.say
+            run.path / "profile" / f"rank{world.rank}", self.config.train.profile, device, log.say
         )
         self._announce()
 
@@ -164,10 +188,11 @@ class _Trainer:
                     # wherever the loop is: the weights may be half way through a step.
                     if not self.signals.received:
                         raise
+                    self.stop_signal = self.signals.received
                     self._stop(written=self.step)
                 self.profiler.step()
                 self._log(before)
-                if self.signals.received and self.progress < 1:
+                if self.stop_signal and self.progress < 1:
                     self._stop(written)
                 every = self.config.train.checkpoint_every
                 if every and self.step % every == 0 and self.progress < 1:
@@ -180,9 +205,9 @@ class _Trainer:
 
     def _progress(self) -> float:
         """Measure how far the run is; done once a step, so that everything about the step agrees."""
-        return self.extent.progress(self.step, self._cpu_seconds())
+        return self.extent.progress(self.step, self.cpu_seconds)
 
-    def _cpu_seconds(self) -> float:
+    def _own_cpu_seconds(self) -> float:
         return self.parts.clock.seconds(self.loader.worker_cpu_seconds)
 
     def _train_step(self, batches: Iterator[Batch]) -> None:
@@ -190,38 +215,66 @@ class _Trainer:
         started = time.monotonic()
         group = [next(batches) for _ in range(self.config.train.accumulate)]
         self.figures.waited(time.monotonic() - started)
-        samples = sum(len(batch) for batch in group)
+        shares = self._shares(group)
         self.optimizer.zero_grad(set_to_none=True)
         with self.figures.counting():
-            losses = self._backward(group, samples)
-        norm = total_norm(self.task.parameters(), self.config.train.clip, self.figures.gradients)
-        if not torch.isfinite(sum((loss.total.detach() for loss in losses), norm.float())):
-            raise self._not_finite(losses, norm, [key for batch in group for key in batch.keys])
+            losses = self._backward(group, shares)
+        norm = total_norm(
+            self.task.parameters(),
+            self.config.train.clip,
+            self.figures.gradients,
+            self.parts.parallel.gradients,
+        )
+        bad = self._agree(torch.isfinite(sum((loss.total.detach() for loss in losses), norm.float())))
+        if bad is not None:
+            raise self._not_finite(losses, norm, [key for batch in group for key in batch.keys], bad)
         set_lr(self.optimizer, self._lr())
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.step)
         self.figures.step(norm)
         self.step += 1
+        if self.world.size == 1:
+            self.cpu_seconds, self.stop_signal = self._own_cpu_seconds(), self.signals.received
         self.progress = self._progress()
 
-    def _backward(self, group: list[Batch], samples: int) -> list[Loss]:
+    def _shares(self, group: list[Batch]) -> list[float]:
+        """Return the share that each batch has of the samples of a step, all ranks together."""
+        if len(group) == 1:
+            return [1.0]
+        counts = exchange(self.world, [len(batch) for batch in group])
+        sums = [sum(of_ranks) for of_ranks in zip(*counts, strict=True)]
+        return [total / sum(sums) for total in sums]
+
+    def _agree(self, finite: Tensor) -> int | None:
+        """Tell the ranks each other how the step went; return the first rank whose loss is not finite.
+
+        CPU seconds and signals that come after it count in the next step, on every rank alike.
+        """
+        told = exchange(self.world, [not finite, self.signals.received, self._own_cpu_seconds()])
+        bad, signals, seconds = zip(*told, strict=True)
+        self.stop_signal, self.cpu_seconds = int(max(signals)), sum(seconds)
+        return next((rank for rank, found in enumerate(bad) if found), None)
+
+    def _backward(self, group: list[Batch], shares: list[float]) -> list[Loss]:
         """Add up the gradients of the batches of a step, each by its share of the samples."""
         seed, step = self.config.seed, self.step
         # Dropout and its like draw from the global generator; what task and pictures draw is a sample's own.
-        torch.manual_seed(derived_seed(seed, step, "model"))
+        own = f"model/{self.world.rank}" if self.world.rank else "model"
+        torch.manual_seed(derived_seed(seed, step, own))
         losses = []
-        for batch in group:
-            share = len(batch) / samples
+        for number, (batch, share) in enumerate(zip(group, shares, strict=True), 1):
             self.figures.batch(batch)
             ready = self._on_device(batch, Draws(derived_seed(seed, 0, "augment"), batch.positions))
             draws = Draws(derived_seed(seed, 0, "task"), batch.positions)
-            context = StepContext(step, self.progress, draws)
-            with autocast(self.device, self.config.train.precision):
-                loss: Loss = self.task(ready, context)
-            (loss.total if share == 1 else loss.total * share).backward()  # type: ignore[no-untyped-call]
+            context = StepContext(step, self.progress, draws, self.world)
+            with self.parts.parallel.accumulating(last=number == len(group)):
+                with autocast(self.device, self.config.train.precision):
+                    loss = self.parts.parallel(ready, context)
+                (loss.total if share == 1 else loss.total * share).backward()  # type: ignore[no-untyped-call]
             self.figures.loss(loss, share)
             losses.append(loss)
+        self.parts.parallel.finish_gradients()
         return losses
 
     def _on_device(self, batch: Batch, draws: Draws) -> Batch:
@@ -241,12 +294,15 @@ class _Trainer:
     def _lr(self) -> float:
         return self.config.optim.lr * lr_factor(self.config.schedule, self.extent, self.step, self.progress)
 
-    def _not_finite(self, losses: list[Loss], norm: Tensor, keys: list[str]) -> RunError:
+    def _not_finite(self, losses: list[Loss], norm: Tensor, keys: list[str], rank: int) -> RunError:
+        """Return the error for a loss that is not finite on `rank`, in its words on every rank."""
+        words = f"{describe(self.task, losses, norm)}; the weights were not changed; samples: {shorten(keys)}"
+        words, keys = Together(self.world).all(lambda: (words, keys), lambda told: told[rank])
         self.log.record(f"samples of step {self.step + 1}: {' '.join(keys)}")
         newest = self.checkpoints.newest()
-        return RunError(
-            f"step {self.step + 1}: {describe(self.task, losses, norm)}; the weights were not changed; "
-            f"samples: {shorten(keys)} (all in log.txt); newest checkpoint: "
+        of = f"rank {rank} of {self.world.size}: " if self.world.size > 1 else ""
+        return AgreedError(
+            f"{of}step {self.step + 1}: {words} (all in log.txt); newest checkpoint: "
             f"{newest.name if newest else 'none'}; lower optim.lr, raise schedule.warmup, set train.clip or "
             f"train.precision=fp32"
         )
@@ -265,11 +321,11 @@ class _Trainer:
             "step": self.step,
             "epoch": self.loader.next_batch / self.loader.batches_per_epoch,
             "time": time.time(),
-            "cpu_seconds": self._cpu_seconds(),
+            "cpu_seconds": self.cpu_seconds,
             "progress": progress,
             "lr": self.optimizer.param_groups[0]["lr"] / self.optimizer.param_groups[0]["lr_scale"],
             **figures,
-            "skipped": dict(self.loader.skipped),
+            "skipped": self._skipped(),
         }
         left = (1 - progress) / max(progress - before, 1e-9) / max(figures["steps_per_second"], 1e-9)
         summary = (
@@ -280,21 +336,23 @@ class _Trainer:
         self.log.row(row, summary)
         self.log.moved(progress, self.step, f"loss {row['loss']:.4f}")
 
+    def _skipped(self) -> dict[str, int]:
+        """Return the samples left out so far on all ranks, by cause; all ranks call it."""
+        told = Together(self.world).all(lambda: dict(self.loader.skipped), list)
+        return dict(sum(map(Counter, told), Counter()))
+
     def _snapshot(self) -> Snapshot:
-        tensors = {f"task/{k}": v for k, v in self.task.state_dict().items()}
-        tensors |= {f"optim/{k}": v for k, v in optimizer_tensors(self.optimizer).items()}
-        if self.average is not None:
-            tensors |= {f"ema/{k}": v for k, v in self.average.tensors.items()}
         trainer = {
-            "cpu_seconds": self._cpu_seconds(),
+            "cpu_seconds": self.cpu_seconds,
             "progress": self.progress,
             "fresh": self.parts.fresh,
             "diptych": diptych.__version__,
             "torch": torch.__version__,
         }
         # By step, not by what the loader has handed out: a step that failed half way is done again in full.
-        loader = {**self.loader.state_dict(), "next_batch": self.step * self.config.train.accumulate}
-        return Snapshot(self.step, tensors, trainer, loader)
+        next_batch = self.step * self.config.train.accumulate
+        loader = {**self.loader.state_dict(), "next_batch": next_batch, "skipped": self._skipped()}
+        return Snapshot(self.step, self.parts.tensors(), trainer, loader)
 
     def _checkpoint(self) -> None:
         path = self.checkpoints.save(self._snapshot(), self.config.train.keep)
@@ -308,12 +366,16 @@ class _Trainer:
         raise StoppedError(
             f"{self.run_dir.path}: stopped on request after step {self.step}; give the same command again "
             f"to go on from {newest.name if newest else 'the start'}",
-            self.signals.received,
+            self.stop_signal,
         )
 
     def _export(self) -> None:
-        state = averaged(self._snapshot())
-        write_export(
-            self.run_dir.export, state, self.parts.tokenizer, exported_settings(self.config), self.step
-        )
-        self.log.say(f"{self.run_dir.path}: finished at step {self.step}, model in {self.run_dir.export}")
+        state = self.parts.parallel.gathered(averaged(self._snapshot()))
+        settings = exported_settings(self.config)
+        folder, tokenizer = self.run_dir.export, self.parts.tokenizer
+
+        def write() -> None:
+            write_export(folder, state, tokenizer, settings, self.step)
+
+        on_main(self.world, write)
+        self.log.say(f"{self.run_dir.path}: finished at step {self.step}, model in {folder}")

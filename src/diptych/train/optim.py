@@ -1,22 +1,21 @@
 """Parameter groups, the optimizer, the average of the weights."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from diptych.systems.task import Task
 from diptych.train.config import OptimConfig
 from diptych.train.norms import tensor_norms
 
-SLOTS = ("step", "exp_avg", "exp_avg_sq")
-"""What AdamW keeps for each parameter."""
-
 
 def parameter_groups(task: Task, config: OptimConfig, fresh: Collection[str]) -> list[dict[str, Any]]:
     """Return up to four groups: {decayed, not decayed} x {normal rate, rate times `optim.lr_mult`}.
 
+    Parameters that are cut over ranks (`DTensor`) are in groups apart: kernels take one kind at a time.
     Not decayed are parameters with fewer than two dimensions, those whose name ends in `bias` (experts hold
     theirs stacked), and those that the system names in `undecayed`.
 
@@ -29,19 +28,20 @@ def parameter_groups(task: Task, config: OptimConfig, fresh: Collection[str]) ->
         Groups with `params`, `names`, `weight_decay` and `lr_scale`; empty ones are left out.
     """
     undecayed = {f"model.{name}" for name in task.model.undecayed()}
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
-    for is_fresh in (False, True):
-        for decayed in (True, False):
-            groups[decayed, is_fresh] = {
-                "params": [],
-                "names": [],
-                "weight_decay": config.weight_decay if decayed else 0.0,
-                "lr_scale": config.lr_mult if is_fresh else 1.0,
-            }
+    groups: dict[tuple[bool, bool, bool], dict[str, Any]] = {}
+    for spread in (False, True):
+        for is_fresh in (False, True):
+            for decayed in (True, False):
+                groups[decayed, is_fresh, spread] = {
+                    "params": [],
+                    "names": [],
+                    "weight_decay": config.weight_decay if decayed else 0.0,
+                    "lr_scale": config.lr_mult if is_fresh else 1.0,
+                }
     for name, parameter in task.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim >= 2 and not name.endswith("bias") and name not in undecayed
-            group = groups[decays, name in fresh]
+            group = groups[decays, name in fresh, isinstance(parameter, DTensor)]
             group["params"].append(parameter)
             group["names"].append(name)
     return [group for group in groups.values() if group["params"]]
@@ -74,37 +74,53 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return tensors
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` returned."""
+def make_slots(optimizer: torch.optim.Optimizer) -> None:
+    """Give every parameter the state that it would have before its first update, to be filled in place."""
     for group in optimizer.param_groups:
-        for name, parameter in zip(group["names"], group["params"], strict=True):
-            if f"step/{name}" in tensors:
-                state = {slot: tensors[f"{slot}/{name}"] for slot in SLOTS}
-                # The fused kernel walks memory and trusts that moments are laid out like their parameter
-                # (channels last, transposed); tensors out of a file never are.
-                for slot in ("exp_avg", "exp_avg_sq"):
-                    state[slot] = torch.empty_like(parameter.detach()).copy_(state[slot])
-                state["step"] = state["step"].to(parameter.device)
-                optimizer.state[parameter] = state
+        for parameter in group["params"]:
+            # The fused kernel walks memory and trusts that moments are laid out like their parameter
+            # (channels last, transposed).
+            zeros = {slot: torch.zeros_like(parameter.detach()) for slot in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **zeros}
+
+
+def drop_unused_slots(optimizer: torch.optim.Optimizer) -> None:
+    """Take the state from parameters that were never updated, as if `make_slots` had not made it."""
+    for parameter, state in list(optimizer.state.items()):
+        if state["step"].item() == 0:
+            del optimizer.state[parameter]
 
 
 def total_norm(
     parameters: Iterable[nn.Parameter],
     clip: float,
     record: Callable[[Sequence[nn.Parameter], Tensor], None] | None = None,
+    gradients: Callable[[Sequence[nn.Parameter]], Sequence[Tensor]] | None = None,
 ) -> Tensor:
     """Return the global norm of the gradients and, if `clip` > 0, scale them down to it.
 
-    `record` is given the parameters with gradients and the norm of each gradient (before scaling).
+    Args:
+        parameters: those without a gradient are left out.
+        clip: largest norm; 0: nothing is scaled.
+        record: is given the parameters with gradients and the norm of each gradient (before scaling).
+        gradients: returns the gradients of some parameters as `DTensor`s where ranks hold parts of them but
+            the parameters do not say so.
     """
     found = [p for p in parameters if p.grad is not None]
-    norms = tensor_norms([p.grad for p in found if p.grad is not None])
+    grads = [p.grad for p in found if p.grad is not None]
+    norms = tensor_norms(grads if gradients is None else gradients(found))
     norm: Tensor = torch.linalg.vector_norm(norms)
     if record is not None:
         record(found, norms)
-    if clip > 0:
-        torch.nn.utils.clip_grads_with_norm_(found, clip, norm)
+    if clip > 0 and grads:
+        factor = torch.clamp(clip / (norm + 1e-6), max=1.0)
+        torch._foreach_mul_([local_part(g) for g in grads], factor)
     return norm
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return what this rank holds of a tensor, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 class Average:
@@ -125,11 +141,6 @@ class Average:
     def update(self, step: int) -> None:
         """Move towards the current weights after the step with number `step` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(
-            list(self.tensors.values()), [p.detach() for p in self._live.values()], 1 - decay
-        )
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back the averages of a checkpoint."""
-        for name, value in self.tensors.items():
-            value.copy_(tensors[name])
+        # Ranks move the parts that they hold.
+        averages = [local_part(average) for average in self.tensors.values()]
+        torch._foreach_lerp_(averages, [local_part(p.detach()) for p in self._live.values()], 1 - decay)
