@@ -21,12 +21,19 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend within [B, S, D]; `mask` [B, S] bool is True at keys that may be read (None: all)."""
+        """Attend within [B, S, D].
+
+        Args:
+            x: the states.
+            mask: [B, S] bool, True at keys that may be read; or [B, S, S], True where query i may read key j
+                (packed texts); None: all may be read.
+        """
         B, S, D = x.shape
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias).view(B, S, 3, self.heads, D // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, S, head]
-        keys = None if mask is None else mask[:, None, None, :]
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
+        if mask is not None:
+            mask = mask[:, None, None, :] if mask.dim() == 2 else mask[:, None]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         out: Tensor = self.proj(y.transpose(1, 2).reshape(B, S, D))
         return out

@@ -32,7 +32,7 @@ class TransformerLayer(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the new residual stream [B, S, D]; `mask` [B, S] bool is False at padding."""
+        """Return the new residual stream [B, S, D]; `mask` as in `SelfAttention`."""
         x = x + self.drop_path(self.attention_scale * self.attention(self.norm(x), mask))
         out: Tensor = x + self.drop_path(self.ffn_scale * self.ffn(self.ffn_norm(x)))
         return out
