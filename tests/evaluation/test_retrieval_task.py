@@ -12,7 +12,8 @@ from diptych.data.draws import Draws
 from diptych.data.text import Tokenizer
 from diptych.errors import UsageError
 from diptych.systems.task import Loss, StepContext
-from diptych.tasks.retrieval import RetrievalTask, batch_texts
+from diptych.tasks.retrieval import RetrievalTask
+from diptych.tasks.retrieval_batch import batch_texts
 from diptych.tasks.retrieval_config import RetrievalConfig
 
 MakeTask = Callable[..., RetrievalTask]
@@ -50,16 +51,17 @@ def test_texts_of_a_batch_once_each(batch: Batch) -> None:
     assert texts.of_sample[0] == texts.of_sample[1]
     assert texts.of_sample[2] == texts.of_sample[3]
     # Either picture of a shared name matches it; every sample matches exactly its own text here.
-    assert texts.matching.sum(1).tolist() == [1] * 6
-    assert torch.equal(texts.matching, texts.own)
+    matching = texts.relation(soft=True).block()
+    assert matching.sum(1).tolist() == [1] * 6
+    assert torch.equal(matching, texts.relation(soft=False).block())
 
 
 def test_texts_of_a_batch_as_they_are(batch: Batch) -> None:
     assert batch.text_ids is not None
     assert batch.text_mask is not None
     texts = batch_texts(batch.text_ids, batch.text_mask, batch.match_ids, distinct=False)
-    assert torch.equal(texts.own, torch.eye(6).bool())
-    assert texts.matching.sum(1).tolist() == [2, 2, 1, 1, 1, 1]
+    assert torch.equal(texts.relation(soft=False).block(), torch.eye(6).bool())
+    assert texts.relation(soft=True).block().sum(1).tolist() == [2, 2, 1, 1, 1, 1]
 
 
 def test_loss_is_the_sum_of_its_parts_and_reaches_every_weight(make_task: MakeTask, batch: Batch) -> None:
@@ -103,16 +105,17 @@ def test_matching_subset(make_task: MakeTask, batch: Batch) -> None:
     assert batch.text_ids is not None
     assert batch.text_mask is not None
     texts = batch_texts(batch.text_ids, batch.text_mask, batch.match_ids, distinct=True)
-    seen = set()
+    seen, matching = set(), texts.relation(soft=True).block()
+    nothing = torch.zeros(6, 3), torch.zeros(4, 3)
     for seed in range(20):
         right, wrong_image, wrong_text = task.draw_passes(
-            torch.zeros(6, 4), texts, Draws(seed, batch.positions)
+            nothing, torch.tensor(0.1), texts, StepContext(0, 0.0, Draws(seed, batch.positions))
         )
         assert len(right.images) == 2
         seen |= set(right.images.tolist())
-        assert texts.matching[right.images, right.texts].all()
-        assert not texts.matching[wrong_image.images, wrong_image.texts].any()
-        assert not texts.matching[wrong_text.images, wrong_text.texts].any()
+        assert matching[right.images, right.texts].all()
+        assert not matching[wrong_image.images, wrong_image.texts].any()
+        assert not matching[wrong_text.images, wrong_text.texts].any()
         assert torch.equal(wrong_image.texts, right.texts)
         assert torch.equal(wrong_text.images, right.images)
     assert seen == set(range(6))

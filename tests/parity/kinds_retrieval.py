@@ -22,7 +22,8 @@ from diptych.systems.eve.convert import from_published, to_published
 from diptych.systems.eve.model import EveModel
 from diptych.systems.protocol import ImageSpec
 from diptych.systems.task import EvalData, StepContext
-from diptych.tasks.retrieval import BatchTexts, RetrievalTask
+from diptych.tasks.retrieval import RetrievalTask
+from diptych.tasks.retrieval_batch import BatchTexts
 from diptych.tasks.retrieval_config import RetrievalConfig
 from diptych.tasks.retrieval_ranking import (
     Pictures,
@@ -54,8 +55,10 @@ class InjectedNegatives(RetrievalTask):
 
     negatives: Negatives
 
-    def draw_passes(self, logits: Tensor, texts: BatchTexts, draws: Draws) -> list[Pairs]:
-        rows = torch.arange(len(logits))
+    def draw_passes(
+        self, features: tuple[Tensor, Tensor], temperature: Tensor, texts: BatchTexts, context: StepContext
+    ) -> list[Pairs]:
+        rows = torch.arange(len(texts.of_sample))
         return matching_passes(rows, texts.of_sample, self.negatives)
 
 

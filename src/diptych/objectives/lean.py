@@ -1,8 +1,8 @@
 """Contrastive cross-entropy without the matrix of all similarities, over the rows of all ranks.
 
 Legend: n rows of this rank (pictures), N rows of all ranks, M columns (texts of all ranks), C rows of a
-chunk, D feature width. The similarities of all ranks are an [N, M] matrix; each rank works on its n rows, C at
-a time.
+chunk, D feature width. The similarities of all ranks are an [N, M] matrix; each rank works on its n rows,
+C at a time.
 
 The loss and its gradients are made in the forward pass, so nothing of size n x M is kept: the similarities of
 a chunk are computed twice (for the sums over columns, then for the gradients), which makes four matrix

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.blocks.collective import ALONE, World
 from diptych.data.draws import Draws
-from diptych.objectives.contrastive import matches
+from diptych.objectives.contrastive import contrastive_logits, matches
+from diptych.objectives.relation import Relation
 
 IGNORED = -100
 """Label of a pair that does not count (a drawn negative that is none)."""
@@ -72,6 +74,40 @@ def draw_negatives(
     logits = logits.detach().float()
     by_image = (logits, matching) if images is None else (logits[images], matching[images])
     by_text = (logits.t(), matching.t()) if texts is None else (logits.t()[texts], matching.t()[texts])
+    return _negatives(by_text, by_image, floor, draws)
+
+
+@torch.no_grad()
+def draw_hard_negatives(
+    features: tuple[Tensor, Tensor],
+    temperature: Tensor | float,
+    relation: Relation,
+    draws: Draws | None,
+    *,
+    images: Tensor,
+    texts: Tensor,
+    floor: float = 1e-5,
+) -> Negatives:
+    """Return `draw_negatives` from features: only the similarities of what is asked about are computed.
+
+    Args:
+        features: of pictures [N, D] and texts [M, D], unit vectors.
+        temperature: scalar above 0.
+        relation: which of the N pictures match which of the M texts.
+        draws: as in `draw_negatives`, like what follows.
+        images: [K] pictures to draw texts for.
+        texts: [K] texts to draw pictures for.
+        floor: added to every candidate's probability.
+    """
+    seen, words = features
+    by_image = contrastive_logits(seen[images], words, temperature), relation.block(images)
+    by_text = contrastive_logits(words[texts], seen, temperature), relation.t().block(texts)
+    return _negatives(by_text, by_image, floor, draws)
+
+
+def _negatives(
+    by_text: tuple[Tensor, Tensor], by_image: tuple[Tensor, Tensor], floor: float, draws: Draws | None
+) -> Negatives:
     image, image_valid = _draw(*by_text, floor, draws)
     text, text_valid = _draw(*by_image, floor, draws)
     return Negatives(image, text, image_valid, text_valid)
@@ -128,13 +164,17 @@ def matching_passes(images: Tensor, texts: Tensor, negatives: Negatives) -> list
     ]
 
 
-def itm_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of logits [K, 2] over pairs whose label [K] is not IGNORED (scalar)."""
+def itm_loss(logits: Tensor, labels: Tensor, world: World = ALONE) -> Tensor:
+    """Return the mean cross-entropy of logits [K, 2] over pairs whose label [K] is not IGNORED (scalar).
+
+    With several ranks: this rank's share of the mean over the pairs of all (`World.mean`).
+    """
     total = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
-    return total / (labels != IGNORED).sum().clamp(min=1)
+    return world.mean(total, (labels != IGNORED).sum())
 
 
-def itm_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the share of counted pairs that the logits [K, 2] classify rightly (scalar, no gradient)."""
+def itm_accuracy(logits: Tensor, labels: Tensor, world: World = ALONE) -> Tensor:
+    """Return the share of counted pairs that the logits [K, 2] classify rightly; as `itm_loss`."""
     counted = labels != IGNORED
-    return ((logits.detach().argmax(1) == labels) & counted).sum() / counted.sum().clamp(min=1)
+    right = (logits.detach().argmax(1) == labels) & counted
+    return world.mean(right.float().sum(), counted.sum())

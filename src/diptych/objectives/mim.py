@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.blocks.collective import ALONE, World
 from diptych.blocks.init import draw_linears, draw_vector
 from diptych.blocks.transformer import TransformerLayer
 
@@ -57,11 +58,13 @@ def split_patches(hidden: Tensor) -> tuple[Tensor, Tensor]:
     return order[:, :visible], order[:, visible:]
 
 
-def mim_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared error over all values of hidden patches [B, M, K] (scalar; 0 if M is 0)."""
-    if not predicted.numel():
-        return predicted.float().sum()
-    return F.mse_loss(predicted.float(), target.float())
+def mim_loss(predicted: Tensor, target: Tensor, world: World = ALONE) -> Tensor:
+    """Return the mean squared error over all values of hidden patches [B, M, K] (scalar; 0 if M is 0).
+
+    With several ranks: this rank's share of the mean over the hidden patches of all (`World.mean`).
+    """
+    squares = F.mse_loss(predicted.float(), target.float(), reduction="sum")
+    return world.mean(squares, predicted.numel())
 
 
 class MaskedImageDecoder(nn.Module):

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.blocks.collective import ALONE, World
+
 
 class MaskedTextHead(nn.Module):
     """Turns hidden tokens into scores of words; the model's word table is the last layer's weight."""
@@ -26,14 +28,15 @@ class MaskedTextHead(nn.Module):
         return F.linear(y, words).float() + self.bias
 
 
-def mlm_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean cross-entropy (nats) of scores [M, V] against ids [M] int64; 0 if M is 0."""
-    if not len(targets):
-        return logits.sum()  # no terms: zero, still attached to the graph
-    return F.cross_entropy(logits, targets)
+def mlm_loss(logits: Tensor, targets: Tensor, world: World = ALONE) -> Tensor:
+    """Return the mean cross-entropy (nats) of scores [M, V] against ids [M] int64; 0 without any.
+
+    With several ranks: this rank's share of the mean over the hidden tokens of all (`World.mean`).
+    """
+    return world.mean(F.cross_entropy(logits, targets, reduction="sum"), len(targets))
 
 
-def mlm_accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the share of hidden tokens whose best word is right (scalar, no gradient; 0 if M is 0)."""
+def mlm_accuracy(logits: Tensor, targets: Tensor, world: World = ALONE) -> Tensor:
+    """Return the share of hidden tokens whose best word is right (scalar, no gradient); as `mlm_loss`."""
     right = logits.detach().argmax(1) == targets
-    return right.sum() / max(len(targets), 1)
+    return world.mean(right.float().sum(), len(targets))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Pairs:
+class KeyPairs:
     """Keys that belong together, where that is more than being equal."""
 
     rows: Tensor
@@ -30,7 +30,7 @@ class Relation:
     """[N] int64 keys."""
     columns: Tensor
     """[M] int64 keys."""
-    pairs: Pairs | None = None
+    pairs: KeyPairs | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -51,7 +51,7 @@ class Relation:
         """Return the relation of the columns to the rows."""
         pairs = self.pairs
         if pairs is not None:
-            pairs = Pairs(pairs.columns, pairs.rows, pairs.column_keys, pairs.row_keys)
+            pairs = KeyPairs(pairs.columns, pairs.rows, pairs.column_keys, pairs.row_keys)
         return Relation(self.columns, self.rows, pairs)
 
 
@@ -69,4 +69,4 @@ def picture_text_relation(match_ids: Tensor, text_of: Tensor, texts: int, own: s
     names, classes = torch.unique(match_ids, return_inverse=True)
     pairs = torch.unique(torch.stack([classes, text_of]), dim=1)
     numbers = torch.arange(texts, device=match_ids.device)
-    return Relation(classes[own], numbers, Pairs(pairs[0], pairs[1], len(names), texts))
+    return Relation(classes[own], numbers, KeyPairs(pairs[0], pairs[1], len(names), texts))

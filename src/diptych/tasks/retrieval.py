@@ -3,72 +3,35 @@
 Training is the published recipe of EVE: contrastive loss with soft labels by match id, matching loss on hard
 negatives, routing balance loss. Any system that encodes both modalities can do it; matching needs `fuse` too.
 
-Legend: B samples, M texts of a batch (M = B, or the distinct ones), P image tokens, L text tokens, D width.
+Legend: B samples of this rank, M texts of them (M = B, or the distinct ones), P image tokens, L text tokens,
+D width.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from diptych.blocks.collective import ALONE, Joiner, World
 from diptych.data.batch import Batch
-from diptych.data.draws import Draws
 from diptych.data.image import normalise
 from diptych.data.text import Tokenizer
 from diptych.errors import UsageError
-from diptych.objectives.contrastive import (
-    ContrastiveHead,
-    contrastive_logits,
-    contrastive_loss,
-    matches,
-    supervised_contrastive_loss,
-)
+from diptych.objectives.contrastive import ContrastiveHead, contrast, contrast_pictures
 from diptych.objectives.matching import (
     MatchingHead,
     Pairs,
-    draw_negatives,
+    draw_hard_negatives,
     itm_accuracy,
     itm_loss,
     matching_passes,
 )
 from diptych.systems.protocol import Encoded, VisionLanguageModel
 from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, Task, TaskConfig
+from diptych.tasks.retrieval_batch import BatchTexts, batch_texts, join_texts
 from diptych.tasks.retrieval_config import RetrievalConfig
 from diptych.tasks.retrieval_ranking import evaluate_retrieval
-
-
-@dataclass(frozen=True)
-class BatchTexts:
-    """The texts of a batch as they are encoded."""
-
-    ids: Tensor
-    """[M, L] int64"""
-    mask: Tensor
-    """[M, L] bool"""
-    of_sample: Tensor
-    """[B] int64: which of the M texts belongs to each sample."""
-    own: Tensor
-    """[B, M] bool: the sample's own text."""
-    matching: Tensor
-    """[B, M] bool: texts that are right for the sample's picture by match id."""
-
-
-def batch_texts(ids: Tensor, mask: Tensor, match_ids: Tensor, *, distinct: bool) -> BatchTexts:
-    """Arrange the texts of a batch (ids, mask [B, L]; match_ids [B]), equal ones once if `distinct`."""
-    rows = torch.arange(len(ids), device=ids.device)
-    same = matches(match_ids, match_ids)
-    if not distinct:
-        return BatchTexts(ids, mask, rows, torch.eye(len(ids), dtype=torch.bool, device=ids.device), same)
-    _, of_sample = torch.unique(ids, dim=0, return_inverse=True)
-    count = int(of_sample.max()) + 1
-    own = F.one_hot(of_sample, count).bool()
-    first = own.int().argmax(0)  # argmax of a 0/1 column: its first sample
-    # [B, B] @ [B, M]: a text matches a picture if any sample with that text does.
-    matching = (same.float() @ own.float()) > 0
-    return BatchTexts(ids[first], mask[first], of_sample, own, matching)
 
 
 class RetrievalTask(Task):
@@ -93,8 +56,11 @@ class RetrievalTask(Task):
         return both | {"fuse"} if isinstance(config, RetrievalConfig) and config.matching else both
 
     def compute_loss(self, batch: Batch, context: StepContext) -> Loss:
-        """Return contrastive + matching + routing loss; parts `itc`, `itm`, `image_contrast`, `routing`."""
-        config = self.config
+        """Return contrastive + matching + routing loss; parts `itc`, `itm`, `image_contrast`, `routing`.
+
+        Contrastive candidates are those of all ranks.
+        """
+        config, world = self.config, context.world
         assert batch.images is not None  # the engine checks `batch_fields`
         assert batch.text_ids is not None
         assert batch.text_mask is not None
@@ -103,19 +69,25 @@ class RetrievalTask(Task):
         encoded_images = self.model.encode_visual(visual)
         encoded_texts = self.model.encode_text(texts.ids, texts.mask)
         temperature = self.itc.current_temperature()
-        image_features = self.itc.project_visual(encoded_images.pooled)
-        logits = contrastive_logits(image_features, self.itc.project_text(encoded_texts.pooled), temperature)
-        positives = texts.matching if config.soft_labels else texts.own
-        parts = {"itc": contrastive_loss(logits, positives, config.label_smoothing)}
-        metrics = {"temperature": temperature.detach(), "itc_accuracy": _accuracy(logits, positives)}
+        seen = self.itc.project_visual(encoded_images.pooled)
+        read = self.itc.project_text(encoded_texts.pooled)
+        join = Joiner(world, len(batch), seen.device)
+        limit = self.model.text_spec.max_tokens
+        candidates, relation = join_texts(texts, read, join, limit, soft=config.soft_labels)
+        smoothing, chunk = config.label_smoothing, config.itc_chunk
+        itc, accuracy = contrast(
+            seen, candidates, temperature, relation, world=world, label_smoothing=smoothing, chunk=chunk
+        )
+        parts = {"itc": itc}
+        metrics = {"temperature": temperature.detach().clone(), "itc_accuracy": accuracy}
         if config.image_contrast:
             smooth = temperature.detach().clamp(min=config.image_contrast_temperature)
-            among = supervised_contrastive_loss(image_features, smooth, batch.match_ids)
+            among = contrast_pictures(seen, smooth, batch.match_ids, join, chunk)
             parts["image_contrast"] = config.image_contrast * among
         balance = [encoded_images.aux.get("routing"), encoded_texts.aux.get("routing")]
         if self.itm is not None and context.progress >= config.itm_from:
-            passes = self.draw_passes(logits, texts, context.draws)
-            loss, accuracy, routing = self.matching_step(visual, texts, passes)
+            passes = self.draw_passes((seen, read), temperature, texts, context)
+            loss, accuracy, routing = self.matching_step(visual, texts, passes, world)
             parts["itm"], metrics["itm_accuracy"] = config.itm_weight * loss, accuracy
             balance += routing
         routed = [value for value in balance if value is not None]
@@ -139,16 +111,29 @@ class RetrievalTask(Task):
         pixels = normalise(images, spec)
         return self.model.embed_visual(pixels) if "embed_visual" in self.model.capabilities else pixels
 
-    def draw_passes(self, logits: Tensor, texts: BatchTexts, draws: Draws) -> list[Pairs]:
-        """Draw the samples that matching is trained on and their negatives; the published three passes."""
-        images = torch.arange(len(logits), device=logits.device)
-        if 0 < self.config.itm_batch < len(images):
-            images, draws = draws.some(self.config.itm_batch)
-            images = images.to(logits.device)
+    def draw_passes(
+        self, features: tuple[Tensor, Tensor], temperature: Tensor, texts: BatchTexts, context: StepContext
+    ) -> list[Pairs]:
+        """Draw the samples that matching is trained on and their negatives; the published three passes.
+
+        Everything comes from this rank's part of the batch, whose pictures are there.
+
+        Args:
+            features: of its pictures [B, D] and texts [M, D], unit vectors.
+            temperature: scalar.
+            texts: its texts.
+            context: its draws, and the ranks that share `itm_batch`.
+        """
+        draws, device = context.draws, texts.of_sample.device
+        images = torch.arange(len(texts.of_sample), device=device)
+        if 0 < context.world.share(self.config.itm_batch) < len(images):
+            images, draws = draws.some(context.world.share(self.config.itm_batch))
+            images = images.to(device)
         own = texts.of_sample[images]
-        negatives = draw_negatives(
-            logits,
-            texts.matching,
+        negatives = draw_hard_negatives(
+            features,
+            temperature,
+            texts.relation(soft=True),
             draws,
             images=images,
             texts=own,
@@ -157,7 +142,7 @@ class RetrievalTask(Task):
         return matching_passes(images, own, negatives)
 
     def matching_step(
-        self, visual: Tensor, texts: BatchTexts, passes: list[Pairs]
+        self, visual: Tensor, texts: BatchTexts, passes: list[Pairs], world: World = ALONE
     ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
         """Return matching loss, accuracy and the balance loss of each published pass.
 
@@ -174,7 +159,7 @@ class RetrievalTask(Task):
         logits = torch.cat([self.itm(f.pooled) for f in fused])
         labels = torch.cat([p.labels for p in passes])
         routing = [f.aux.get("routing") for f in fused for _ in range(repeat)]
-        return itm_loss(logits, labels), itm_accuracy(logits, labels), routing
+        return itm_loss(logits, labels, world), itm_accuracy(logits, labels, world), routing
 
     def evaluation_token(self, encoded: Encoded) -> Tensor:
         """Return the pooled tokens [B, D] that evaluation projects, by `eval_final_norm`."""
@@ -190,9 +175,3 @@ class RetrievalTask(Task):
     def evaluate(self, data: EvalData, progress: Callable[[str, int, int], None]) -> Evaluation:
         """Rank all texts for each picture and all pictures for each text of a split."""
         return evaluate_retrieval(self, data, progress)
-
-
-def _accuracy(logits: Tensor, positives: Tensor) -> Tensor:
-    """Share of pictures whose most similar text of the batch is right (scalar, no gradient)."""
-    best = logits.detach().argmax(1, keepdim=True)
-    return positives.gather(1, best).float().mean()

@@ -16,6 +16,12 @@ class RetrievalConfig(TaskConfig):
     itc_init: Init = Field(
         "published", description="Start of the contrastive projections: normal 0.02, or by fan-in (ours)."
     )
+    itc_chunk: int = Field(
+        1024,
+        ge=0,
+        description="Ours: pictures whose similarities to all texts are held at once in contrastive losses; "
+        "the loss is the same, with less memory for large batches; 0: all.",
+    )
     temperature: float = Field(
         0.07, gt=0, description="Initial temperature of the contrastive loss (learned)."
     )
@@ -39,7 +45,10 @@ class RetrievalConfig(TaskConfig):
     matching: bool = Field(True, description="Train the matching head and re-rank with it (needs `fuse`).")
     itm_weight: float = Field(1.0, ge=0, description="Weight of the matching loss.")
     itm_batch: int = Field(
-        0, ge=0, description="Ours: matching on this many samples of the batch, drawn at random; 0: all."
+        0,
+        ge=0,
+        description="Ours: matching on this many samples of the batch (of all ranks), drawn at random; "
+        "0: all.",
     )
     itm_from: float = Field(
         0.0, ge=0, le=1, description="Ours: share of the training after which matching is trained."

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from diptych.blocks.collective import ALONE, World
 from diptych.data.draws import Draws
 from diptych.data.masking import blockwise_patch_mask, mask_tokens, random_patch_mask
 from diptych.data.text import Tokenizer
@@ -36,12 +37,17 @@ def hide(
     tokenizer: Tokenizer,
     config: EvePretrainConfig,
     draws: Draws,
+    world: World = ALONE,
 ) -> Masked:
-    """Draw what is hidden from normalised pictures [B, 3, H, W] of `side` patches a side and texts [B, L]."""
+    """Draw what is hidden from normalised pictures [B, 3, H, W] of `side` patches a side and texts [B, L].
+
+    Nothing of it depends on how samples are spread over the ranks of `world`.
+    """
     if config.image_mask == "random":
         hidden = random_patch_mask(side**2, config.image_mask_ratio, draws)
     else:
-        hidden = equal_rows(blockwise_patch_mask(side, side, config.image_mask_ratio, draws))
+        blocks = blockwise_patch_mask(side, side, config.image_mask_ratio, draws)
+        hidden = equal_rows(blocks.to(ids.device), world)
     shown, selected = mask_tokens(ids, mask, tokenizer, config.text_mask_ratio, draws, config.text_mask)
     return Masked(pixels, hidden.to(ids.device), ids, shown, mask, selected)
 
@@ -52,7 +58,7 @@ def trim(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return ids[:, :used], mask[:, :used]
 
 
-def equal_rows(hidden: Tensor) -> Tensor:
-    """Show patches of [B, N] again, the last ones first, until every row hides equally many."""
-    least = hidden.sum(1).min()
+def equal_rows(hidden: Tensor, world: World = ALONE) -> Tensor:
+    """Show patches of [B, N] again, the last ones first, until every row of all ranks hides equally many."""
+    least = -world.max(-hidden.sum(1).min())
     return hidden & (hidden.cumsum(1) <= least)

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from diptych.blocks.collective import ALONE, World
 from diptych.data.batch import Batch
 from diptych.data.draws import Draws
 from diptych.data.image import normalise
@@ -96,38 +97,38 @@ class EvePretrainTask(Task):
         assert batch.text_mask is not None
         pixels = normalise(batch.images, self.model.image_spec)
         ids, mask = trim(batch.text_ids, batch.text_mask)
-        parts, metrics, routing = self._masked_parts(pixels, ids, mask, context.draws)
+        parts, metrics, routing = self._masked_parts(pixels, ids, mask, context)
         if self.itc is not None:
             pairs = PairObjectives(self.model, self.itc, self.itm, self.config)
-            more = pairs.compute(pixels, ids, mask, batch.match_ids, context.draws)
+            more = pairs.compute(pixels, ids, mask, batch.match_ids, context)
             parts, metrics, routing = parts | more.parts, metrics | more.metrics, routing + more.routing
         if routing:
             parts["routing"] = self.config.routing_weight * torch.stack(routing).mean()
         return Loss(torch.stack(list(parts.values())).sum(), parts, metrics)
 
     def _masked_parts(
-        self, pixels: Tensor, ids: Tensor, mask: Tensor, draws: Draws
+        self, pixels: Tensor, ids: Tensor, mask: Tensor, context: StepContext
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[Tensor]]:
         """Return the weighted losses, metrics and balance losses of the masked pass."""
-        config = self.config
-        if 0 < config.masked_batch < len(ids):
-            rows, draws = draws.some(config.masked_batch)
+        config, world, draws = self.config, context.world, context.draws
+        if 0 < (count := world.share(config.masked_batch)) < len(ids):
+            rows, draws = draws.some(count)
             rows = rows.to(ids.device)
             pixels, (ids, mask) = pixels[rows], trim(ids[rows], mask[rows])
-        masked = self.hide(pixels, ids, mask, draws)
+        masked = self.hide(pixels, ids, mask, draws, world)
         rebuilt = self.rebuild(masked)
         targets = masked.ids[masked.selected]
         parts = {
-            "mlm": config.mlm_weight * mlm_loss(rebuilt.words, targets),
-            "mim": config.mim_weight * mim_loss(rebuilt.patches, rebuilt.target),
+            "mlm": config.mlm_weight * mlm_loss(rebuilt.words, targets, world),
+            "mim": config.mim_weight * mim_loss(rebuilt.patches, rebuilt.target, world),
         }
-        metrics = {"mlm_accuracy": mlm_accuracy(rebuilt.words, targets)}
+        metrics = {"mlm_accuracy": mlm_accuracy(rebuilt.words, targets, world)}
         routing = rebuilt.fused.aux.get("routing")
         return parts, metrics, [] if routing is None else [routing]
 
-    def hide(self, pixels: Tensor, ids: Tensor, mask: Tensor, draws: Draws) -> Masked:
+    def hide(self, pixels: Tensor, ids: Tensor, mask: Tensor, draws: Draws, world: World = ALONE) -> Masked:
         """Draw what is hidden from normalised pictures [B, 3, H, W] and texts [B, L]."""
-        return hide(pixels, ids, mask, self.model.patch_side, self.tokenizer, self.config, draws)
+        return hide(pixels, ids, mask, self.model.patch_side, self.tokenizer, self.config, draws, world)
 
     def rebuild(self, masked: Masked) -> Rebuilt:
         """Read the visible signals and rebuild the hidden ones."""

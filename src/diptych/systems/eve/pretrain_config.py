@@ -30,7 +30,8 @@ class EvePretrainConfig(TaskConfig):
     masked_batch: int = Field(
         0,
         ge=0,
-        description="Ours: masked modelling on this many samples of the batch, drawn at random; 0: all.",
+        description="Ours: masked modelling on this many samples of the batch (of all ranks), drawn at "
+        "random; 0: all.",
     )
     decoder_width: int = Field(512, ge=1, description="Ours: width of the image decoder.")
     decoder_layers: int = Field(
@@ -51,6 +52,12 @@ class EvePretrainConfig(TaskConfig):
     itc_init: Init = Field(
         "published", description="Start of the contrastive projections: normal 0.02, or by fan-in (ours)."
     )
+    itc_chunk: int = Field(
+        1024,
+        ge=0,
+        description="Ours: pictures whose similarities to all texts are held at once in contrastive losses; "
+        "the loss is the same, with less memory for large batches; 0: all.",
+    )
     temperature: float = Field(0.07, gt=0, description="Initial temperature of the contrastive loss.")
     temperature_bounds: tuple[float, float] = Field((0.001, 0.5), description="Limits of the temperature.")
     label_smoothing: float = Field(
@@ -62,7 +69,9 @@ class EvePretrainConfig(TaskConfig):
     itm_weight: float = Field(
         0.0, ge=0, description="Ours: weight of a matching loss on hard negatives; 0: none."
     )
-    itm_batch: int = Field(0, ge=0, description="Matching on this many samples of the batch; 0: all.")
+    itm_batch: int = Field(
+        0, ge=0, description="Matching on this many samples of the batch (of all ranks); 0: all."
+    )
     itm_negative_floor: float = Field(
         1e-5, ge=0, description="Added to each candidate's probability when negatives are drawn."
     )

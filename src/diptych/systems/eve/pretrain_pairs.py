@@ -8,23 +8,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diptych.data.draws import Draws
+from diptych.blocks.collective import Joiner
 from diptych.objectives.contrastive import (
     ContrastiveHead,
-    contrastive_logits,
-    contrastive_loss,
-    matches,
-    supervised_contrastive_loss,
+    contrast,
+    contrast_pictures,
 )
 from diptych.objectives.matching import (
     MatchingHead,
-    draw_negatives,
+    Pairs,
+    draw_hard_negatives,
     itm_accuracy,
     itm_loss,
     matching_passes,
 )
+from diptych.objectives.relation import Relation
 from diptych.systems.eve.model import EveModel
 from diptych.systems.eve.pretrain_config import EvePretrainConfig
+from diptych.systems.task import StepContext
 
 
 @dataclass(frozen=True)
@@ -46,54 +47,60 @@ class PairObjectives:
     config: EvePretrainConfig
 
     def compute(
-        self, pixels: Tensor, ids: Tensor, mask: Tensor, match_ids: Tensor, draws: Draws
+        self, pixels: Tensor, ids: Tensor, mask: Tensor, match_ids: Tensor, context: StepContext
     ) -> PairLosses:
-        """Return the losses of pictures [B, 3, H, W] (normalised) and texts [B, L]."""
-        config = self.config
+        """Return the losses of this rank's pictures [B, 3, H, W] (normalised) and texts [B, L].
+
+        Contrastive candidates are those of all ranks.
+        """
+        config, world = self.config, context.world
         visual = self.model.embed_visual(pixels)
         image, text = self.model.encode_visual(visual), self.model.encode_text(ids, mask)
         temperature = self.itc.current_temperature()
-        features = self.itc.project_visual(image.pooled)
-        logits = contrastive_logits(features, self.itc.project_text(text.pooled), temperature)
-        matching = matches(match_ids, match_ids)
-        parts = {"itc": config.itc_weight * contrastive_loss(logits, matching, config.label_smoothing)}
-        best = logits.detach().argmax(1, keepdim=True)
-        metrics = {
-            "temperature": temperature.detach().clone(),
-            "itc_accuracy": matching.gather(1, best).float().mean(),
-        }
+        seen, read = self.itc.project_visual(image.pooled), self.itc.project_text(text.pooled)
+        join, chunk = Joiner(world, len(seen), seen.device), config.itc_chunk
+        relation = Relation(match_ids, join(match_ids))
+        smoothing = config.label_smoothing
+        loss, accuracy = contrast(
+            seen, join(read), temperature, relation, world=world, label_smoothing=smoothing, chunk=chunk
+        )
+        parts = {"itc": config.itc_weight * loss}
+        metrics = {"temperature": temperature.detach().clone(), "itc_accuracy": accuracy}
         routing = [encoded.aux["routing"] for encoded in (image, text) if "routing" in encoded.aux]
         if config.image_contrast:
-            among = supervised_contrastive_loss(features, temperature.detach(), match_ids)
+            among = contrast_pictures(seen, temperature.detach(), match_ids, join, chunk)
             parts["image_contrast"] = config.image_contrast * among
         if self.itm is not None:
-            loss, accuracy, balance = self._match(visual, ids, mask, logits, matching, draws)
-            parts["itm"], metrics["itm_accuracy"] = config.itm_weight * loss, accuracy
+            passes = self._draw((seen, read), temperature, match_ids, context)
+            scores, labels, balance = self._match(visual, ids, mask, passes)
+            parts["itm"] = config.itm_weight * itm_loss(scores, labels, world)
+            metrics["itm_accuracy"] = itm_accuracy(scores, labels, world)
             routing += balance
         return PairLosses(parts, metrics, routing)
 
+    def _draw(
+        self, features: tuple[Tensor, Tensor], temperature: Tensor, match_ids: Tensor, context: StepContext
+    ) -> list[Pairs]:
+        """Draw right and wrong pairs of this rank's part of the batch, whose pictures are there."""
+        draws = context.draws
+        rows = torch.arange(len(match_ids), device=match_ids.device)
+        if 0 < (count := context.world.share(self.config.itm_batch)) < len(match_ids):
+            rows, draws = draws.some(count)
+            rows = rows.to(match_ids.device)
+        relation, floor = Relation(match_ids, match_ids), self.config.itm_negative_floor
+        negatives = draw_hard_negatives(
+            features, temperature, relation, draws, images=rows, texts=rows, floor=floor
+        )
+        return matching_passes(rows, rows, negatives)
+
     def _match(
-        self,
-        visual: Tensor,
-        ids: Tensor,
-        mask: Tensor,
-        logits: Tensor,
-        matching: Tensor,
-        draws: Draws,
+        self, visual: Tensor, ids: Tensor, mask: Tensor, passes: list[Pairs]
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Return loss, accuracy and balance loss of right and wrong pairs, all in one pass."""
+        """Return scores [K, 2], labels [K] and balance loss of right and wrong pairs, all in one pass."""
         assert self.itm is not None
-        rows = torch.arange(len(ids), device=ids.device)
-        if 0 < self.config.itm_batch < len(ids):
-            rows, draws = draws.some(self.config.itm_batch)
-            rows = rows.to(ids.device)
-        floor = self.config.itm_negative_floor
-        negatives = draw_negatives(logits, matching, draws, images=rows, texts=rows, floor=floor)
-        passes = matching_passes(rows, rows, negatives)
         images, texts, labels = (
             torch.cat([getattr(p, name) for p in passes]) for name in ("images", "texts", "labels")
         )
         fused = self.model.fuse(visual[images], ids[texts], mask[texts])
-        scores = self.itm(fused.pooled)
         balance = [fused.aux["routing"]] if "routing" in fused.aux else []
-        return itm_loss(scores, labels), itm_accuracy(scores, labels), balance
+        return self.itm(fused.pooled), labels, balance
