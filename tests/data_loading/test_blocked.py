@@ -31,7 +31,7 @@ def test_every_epoch_is_a_permutation(size: int, block: int, window: int, seed: 
 def test_only_the_blocks_of_a_window_are_mixed(
     size: int, block: int, window: int, seed: int, number: int
 ) -> None:
-    """Oracle: cut an epoch where the blocks seen so far are complete; each piece has at most `window` blocks."""
+    """Oracle: cut an epoch where the blocks seen so far are complete; no piece has more than `window`."""
     order = BlockedOrder(size, seed, block_size=block, window=window)
     blocks = [i // block for i in epoch(order, number)]
     last = {b: p for p, b in enumerate(blocks)}
