@@ -15,7 +15,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, number=number, seconds=seconds)
+    environment.filters.update(percent=percent, number=number, seconds=seconds, flops=flops)
     return environment.get_template(template).render(**values)
 
 
@@ -44,6 +44,16 @@ def number(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}".replace(",", "\u2009")
     return f"{value:.4g}"
+
+
+def flops(value: float | None) -> str:
+    """Return operations a second as '312 TFLOP/s' or '4.1 GFLOP/s'."""
+    if value is None:
+        return "–"
+    for scale, unit in ((1e12, "TFLOP/s"), (1e9, "GFLOP/s")):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value / 1e6:.3g} MFLOP/s"
 
 
 def seconds(value: float | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-COLOURS = ("#2f6fde", "#e07b1a", "#2a9d64", "#b0479b", "#8a6d3b", "#4fa3b8")
+COLOURS = ("#2f6fde", "#e07b1a", "#2a9d64", "#b0479b", "#8a6d3b", "#4fa3b8", "#d64545", "#7d6bd6")
 SIZE = (4.3, 2.5)  # inches at 72 dpi: readable unscaled on a phone, three beside each other on a desktop
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
@@ -15,9 +15,22 @@ Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
 def line_chart(
-    series: Series, *, x_label: str, log_y: bool = False, colours: Mapping[str, str] | None = None
+    series: Series,
+    *,
+    x_label: str,
+    log_y: bool = False,
+    colours: Mapping[str, str] | None = None,
+    legend: bool = True,
 ) -> str:
-    """Draw named lines over a common axis and return SVG."""
+    """Draw named lines over a common axis and return SVG.
+
+    Args:
+        series: the lines.
+        x_label: name of the common axis.
+        log_y: a logarithmic axis for the values.
+        colours: those of some names; others take the next one.
+        legend: name the lines in the chart, if there are several.
+    """
     figure, axes = _figure()
     for number, (name, (xs, ys)) in enumerate(series.items()):
         colour = (colours or {}).get(name, COLOURS[number % len(COLOURS)])
@@ -29,7 +42,7 @@ def line_chart(
     if log_y:
         axes.set_yscale("log")
     axes.set_xlabel(x_label)
-    if len(series) > 1:
+    if legend and len(series) > 1:
         axes.legend(frameon=False, loc="best", handlelength=1.2)
     return _svg(figure)
 

@@ -9,6 +9,16 @@ from typing import Any
 from diptych.data.index import ShardDataset
 from diptych.errors import DiptychError, RunError
 from diptych.report.collect import EvalView, RunView, Thumbnails, read_run
+from diptych.report.compare import (
+    DIRECTIONS,
+    Chart,
+    Comparison,
+    SpeedRow,
+    compare,
+    overlaid,
+    speeds,
+    told_apart,
+)
 from diptych.report.data import DataView, describe
 from diptych.report.pages import render, write_page
 from diptych.report.pictures import thumbnails
@@ -17,7 +27,6 @@ from diptych.report.plots import COLOURS, Series, line_chart
 EXAMPLES = 18
 CONFUSIONS = 12
 RECALLS = ("R@1", "R@5", "R@10")
-DIRECTIONS = {"image_to_text": "picture → text", "text_to_image": "text → picture"}
 
 
 @dataclass(frozen=True)
@@ -45,14 +54,6 @@ class ResultTable:
 
 
 @dataclass(frozen=True)
-class Chart:
-    """A titled SVG."""
-
-    title: str
-    svg: str
-
-
-@dataclass(frozen=True)
 class Page:
     """Everything the template shows."""
 
@@ -63,6 +64,9 @@ class Page:
     rival: EvalView | None
     tables: list[ResultTable]
     charts: list[Chart]
+    compared: Comparison | None
+    """The runs side by side, if they are several."""
+    speeds: list[SpeedRow]
     examples: list[dict[str, Any]]
     confusions: list[dict[str, Any]]
     experts: list[dict[str, Any]]
@@ -92,8 +96,8 @@ def write_run_report(
     if not runs:
         raise RunError("no run to report on; give at least one run directory")
     names = labels or {}
-    views = [read_run(path, names.get(path.name, "")) for path in runs]
-    rivals = [read_run(path, names.get(path.name, "")) for path in baselines]
+    every = told_apart([read_run(path, names.get(path.name, "")) for path in [*runs, *baselines]])
+    views, rivals = every[: len(runs)], every[len(runs) :]
     main = next((e for run in reversed(views) for e in run.evaluations if "scores" in e.metrics), None)
     page = _page(title or f"Diptych: {views[-1].title}", views, rivals, main, parts or {})
     return write_page(render("run.html.j2", page=page, directions=DIRECTIONS, recalls=RECALLS), out)
@@ -108,6 +112,8 @@ def _page(
     confusions = pick_confusions(main.predictions) if main else []
     dataset = _dataset_path(owner)
     keys = {key for row in examples + confusions for key in _keys(row)}
+    both = [*views, *rivals]
+    together = [run for group in overlaid(both) for run in group]
     shown = {text: key for row in confusions for text, key in row["lookalikes"].items()}
     return Page(
         title=title,
@@ -116,7 +122,9 @@ def _page(
         main=main,
         rival=rival,
         tables=result_tables(views, rivals, main),
-        charts=[chart for run in [*views, *rivals] for chart in curves(run)],
+        charts=[chart for run in both if run not in together for chart in curves(run)],
+        compared=compare(both, COLOURS),
+        speeds=speeds(both),
         examples=examples,
         confusions=confusions,
         experts=heat_map(main.experts) if main else [],
@@ -174,25 +182,30 @@ def _same_split(runs: Sequence[RunView], main: EvalView | None) -> EvalView | No
 
 
 def curves(run: RunView) -> list[Chart]:
-    """Return the loss with its parts, and the further metrics, of one run over its steps."""
+    """Return charts of one run over its steps: the loss and its parts, further metrics, gradient norms."""
     if len(run.rows) < 2:
         return []
     losses: dict[str, tuple[list[float], list[float]]] = {}
     metrics: dict[str, tuple[list[float], list[float]]] = {}
+    norms: dict[str, tuple[list[float], list[float]]] = {}
     for row in run.rows:
         for key, value in row.items():
             if not isinstance(value, int | float):
                 continue
-            name = "total" if key == "loss" else key.removeprefix("loss/")
-            target = losses if key.startswith("loss") else metrics if key.startswith("metric/") else None
+            kind, _, name = key.partition("/")
+            target = {"loss": losses, "metric": metrics, "grad_norm": norms}.get(kind)
             if target is not None:
-                xs, ys = target.setdefault(name.removeprefix("metric/"), ([], []))
+                xs, ys = target.setdefault(name or "total", ([], []))
                 xs.append(float(row["step"]))
                 ys.append(float(value))
     shares: Series = {k: v for k, v in metrics.items() if all(0 <= y <= 1 for y in v[1])}
     charts = [Chart(f"{run.title}: loss", line_chart(losses, x_label="step"))] if losses else []
     if shares:
         charts.append(Chart(f"{run.title}: measures", line_chart(shares, x_label="step")))
+    if norms:
+        # A part whose gradient vanishes has no place on this axis.
+        drawn = {k: v for k, v in norms.items() if all(y > 0 for y in v[1])}
+        charts.append(Chart(f"{run.title}: gradient norm", line_chart(drawn, x_label="step", log_y=True)))
     return charts
 
 
