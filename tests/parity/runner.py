@@ -22,6 +22,7 @@ KINDS: dict[tuple[str, str], str] = {
     ("eve", "pos_embed_interp"): "tests.parity.kinds_positions:check",
     ("eve", "retrieval"): "tests.parity.kinds_retrieval:check",
     ("eve", "retrieval_metrics"): "tests.parity.kinds_retrieval:check_metrics",
+    ("soho", "visual_dictionary"): "tests.parity.kinds_dictionary:check",
 }
 """(system, kind) -> "module:function"; the function is `check(case: Case) -> list[Comparison]`."""
 
