@@ -13,6 +13,7 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from diptych.train.files import write_json, write_text
 FREE_KEYS = (
     "name",
     "data.path",  # a dataset may move; the fingerprint in loader.json says whether it is the same
+    "data.sources.*.path",
     "data.loader.workers",
     "data.loader.cache_mb",
     "data.loader.on_error",
@@ -133,7 +135,8 @@ def environment() -> dict[str, Any]:
 
 def free(key: str) -> bool:
     """Whether a dotted key may change while a run goes on."""
-    return any(key.startswith(name) if name.endswith(".") else key == name for name in FREE_KEYS)
+    patterns = (f"{name}*" if name.endswith(".") else name for name in FREE_KEYS)
+    return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def _check(path: Path, config: RunConfig, resume: bool) -> None:
