@@ -1,6 +1,8 @@
 """The mixture layer: the fast path against a slow loop over tokens, and hand-computed routing."""
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from diptych.blocks.collective import World
 from diptych.blocks.grouped import grouped_linear
 from diptych.blocks.moe import Mixture
 from diptych.blocks.router import Router, RouterConfig, gumbel
@@ -166,6 +169,47 @@ def test_routing_by_hand() -> None:
     g0 = [1 / (1 + math.exp(-v)) for v in (2.0, 3.0, -1.0)]
     mean0 = sum(g0) / 3
     assert routing.balance.item() == pytest.approx(2 * (mean0 * 2 / 3 + (1 - mean0) / 3), rel=1e-6)
+
+
+@dataclass(frozen=True)
+class Pretended(World):
+    """Rank 0 of two; the other one's first choices are known."""
+
+    size: int = 2
+
+    def sum(self, x: Tensor) -> Tensor:
+        assert not x.requires_grad
+        return x + torch.tensor([0, 5])
+
+
+@pytest.mark.parametrize("balance", ["batch", "rank"])
+def test_balance_of_two_ranks_by_hand(balance: Literal["batch", "rank"]) -> None:
+    router = Router(2, 2, SILENT.with_(balance=balance))
+    router.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    router.world = Pretended()
+    tokens = torch.tensor([[2.0, 0.0], [3.0, 0.0], [0.0, 1.0]])
+    routing = router(tokens, None)
+    assert routing.first_counts.tolist() == [2, 1]
+    sums = [1 / (1 + math.exp(-v)) for v in (2.0, 3.0, -1.0)]
+    gates = (sum(sums), 3 - sum(sums))
+    if balance == "rank":
+        expected = 2 * (gates[0] / 3 * 2 / 3 + gates[1] / 3 * 1 / 3)
+    else:  # 8 tokens in all, 4 a rank in the mean; 2 chose expert 0 first, and 6 expert 1
+        expected = 2 * (gates[0] / 4 * 2 / 8 + gates[1] / 4 * 6 / 8)
+    assert routing.balance.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_training_load_is_counted_until_it_is_reset() -> None:
+    layer = make(2, SILENT).train()
+    x, mask = torch.randn(2, 4, 6), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]], dtype=torch.bool)
+    first = layer(x, 2, mask).first_counts
+    assert int(first.sum()) == 7
+    layer(x, 2, mask)
+    layer.eval()(x, 2, mask)
+    assert layer.load is not None
+    assert torch.equal(layer.load, 2 * first)
+    layer.reset_load()
+    assert layer.load is None
 
 
 def test_capacity_is_the_published_rule() -> None:
