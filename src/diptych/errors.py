@@ -25,6 +25,10 @@ class DataError(DiptychError):
     """A dataset, shard or sample that cannot be read or does not hold what it promises."""
 
 
+class RemoteError(DataError):
+    """A file of a remote dataset that cannot be fetched; no fault of a sample, so it ends a run."""
+
+
 class CheckpointError(DiptychError):
     """A checkpoint or export that is missing, incomplete or does not fit the model."""
 

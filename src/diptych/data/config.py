@@ -158,6 +158,36 @@ class LoaderConfig(Section):
         return self
 
 
+class RemoteConfig(Section):
+    """How a dataset behind a URL is read."""
+
+    read: Literal["cache", "range"] = Field(
+        "cache",
+        description="`cache`: whole shards are copied once into a local folder; `range`: every sample is "
+        "read by itself where it lies, and nothing is kept but the index.",
+    )
+    cache: str = Field("", description="Folder of the local copies; none: the user's cache folder.")
+    cache_gb: float = Field(
+        100.0,
+        ge=0,
+        description="GiB that all shards in that folder may have; those unused for the longest time go "
+        "first. 0: no limit.",
+    )
+    ahead: int = Field(
+        2, ge=0, description="Shards that are fetched before they are needed, in each loader process."
+    )
+    retries: int = Field(5, ge=0, description="Further tries after one that failed.")
+    backoff: float = Field(
+        1.0, ge=0, description="Longest wait before the first further try, in seconds; it doubles each time."
+    )
+    timeout: float = Field(
+        60.0, gt=0, description="Seconds without a connection, or without a byte, that count as a failure."
+    )
+    allow_private: bool = Field(
+        False, description="Let http:// and https:// reach private and local addresses."
+    )
+
+
 class AugmentConfig(Section):
     """Random changes to whole batches of pictures, on the device. Everything is off by default.
 
@@ -256,13 +286,17 @@ class MixtureConfig(Section):
 class DataConfig(Section):
     """Which samples to read and how."""
 
-    path: str = Field("", description="Folder of a prepared dataset, folder of WebDataset tars, or one tar.")
+    path: str = Field(
+        "",
+        description="Folder of a prepared dataset, here or behind a URL; folder of WebDataset tars, or one tar.",
+    )
     split: str | None = Field(None, description="Named split of the dataset; none: all samples.")
     where: str | None = Field(None, description="SQL condition over the index that samples must also meet.")
     sources: dict[str, SourceConfig] = Field(
         {}, description="Datasets to mix, by names of your choice; none: `data.path` alone."
     )
     mixture: MixtureConfig = MixtureConfig()
+    remote: RemoteConfig = RemoteConfig()
     image: ImageConfig = ImageConfig()
     text: TextConfig = TextConfig()
     loader: LoaderConfig = LoaderConfig()

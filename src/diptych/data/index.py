@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diptych.data.cards.base import Split
+from diptych.data.config import RemoteConfig
 from diptych.data.derived import derived_file
+from diptych.data.fetch import as_url
 from diptych.data.places import PLACES, Places, fits, write_places
 from diptych.data.selection import Selection
 from diptych.data.store import LocalStore, Store
@@ -62,15 +64,27 @@ class ShardDataset:
         }
 
     @classmethod
-    def open(cls, path: str | Path) -> "ShardDataset":
-        """Open a prepared dataset, a folder of plain WebDataset tars, or one tar.
+    def open(cls, path: str | Path, remote: RemoteConfig | None = None) -> "ShardDataset":
+        """Open a prepared dataset, here or behind a URL, a folder of plain WebDataset tars, or one tar.
 
         Plain tars are indexed on first use; the index lies in `.diptych` beside them, or in the user's cache
         folder where that cannot be written, and is renewed when the tars change.
 
+        Args:
+            path: folder or tar on this machine, or URL of the folder of a prepared dataset.
+            remote: how a dataset behind a URL is read.
+
         Raises:
             DataError: there is no dataset, it is unfinished, of a newer format, or damaged.
+            RemoteError: the URL cannot be reached.
+            ConfigError: it is no URL of a folder.
         """
+        url = as_url(path)
+        if url is not None and not Path(path).exists():
+            from diptych.data.remote import open_remote
+
+            root, info, store = open_remote(url, remote or RemoteConfig())
+            return cls(root, root / INDEX, info, store)
         path = Path(path)
         if not path.exists():
             raise DataError(f"{path} does not exist; expected a prepared dataset, a folder of tars, or a tar")

@@ -65,7 +65,7 @@ def open_sources(config: DataConfig) -> "dict[str, Selection]":
                 f"{key}.path: no dataset is given; set it to a folder that `diptych data prepare` made"
             )
         if source.path not in opened:
-            opened[source.path] = ShardDataset.open(source.path)
+            opened[source.path] = ShardDataset.open(source.path, config.remote)
         selection = opened[source.path].select(source.split, source.where)
         if len(selection) == 0:
             raise DataError(

@@ -11,10 +11,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from diptych.data.columns import file_hash
+from diptych.data.fetch import as_url
 from diptych.data.files import PARTIAL
 from diptych.data.index import INDEX, ShardDataset
 from diptych.data.members import media_hash, unpack
 from diptych.data.places import PLACES
+from diptych.errors import DataError
 
 BLOCK = tarfile.BLOCKSIZE
 
@@ -58,6 +60,8 @@ def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> Ve
     Raises:
         DataError: there is no dataset.
     """
+    if as_url(path) and not path.exists():
+        raise DataError(f"{as_url(path)}: only files on this machine can be verified; copy the dataset first")
     dataset = ShardDataset.open(path)
     shards = dataset.info["shards"]
     total = sum(int(shard["bytes"]) for shard in shards)

@@ -109,7 +109,7 @@ def open_data(config: RunConfig, task: Task) -> EvalData:
     path = settings.path or config.data.path
     if not path:
         raise ConfigError("evaluate.path: no dataset to evaluate on; set evaluate.path to a prepared dataset")
-    dataset = ShardDataset.open(path)
+    dataset = ShardDataset.open(path, config.data.remote)
     selection = dataset.select(settings.split, settings.where)
     if not len(selection):
         narrowed = f" with where = {settings.where!r}" if settings.where else ""

@@ -103,7 +103,7 @@ def select(config: RunConfig) -> Selection:
         raise ConfigError(
             "data.path: no dataset is given; set it to a folder that `diptych data prepare` made"
         )
-    selection = ShardDataset.open(data.path).select(data.split, data.where)
+    selection = ShardDataset.open(data.path, data.remote).select(data.split, data.where)
     if len(selection) == 0:
         raise DataError(
             f"{data.path}: data.split = {data.split} and data.where = {data.where} select no samples; "

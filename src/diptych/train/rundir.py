@@ -33,6 +33,7 @@ FREE_KEYS = (
     "data.path",  # a dataset may move; the fingerprint in loader.json says whether it is the same
     "data.sources.*.path",
     "data.loader.workers",
+    "data.remote.",
     "data.loader.cache_mb",
     "data.loader.on_error",
     "train.checkpoint_every",
