@@ -121,6 +121,17 @@ def test_going_back_a_little_does_not_walk_from_the_start(monkeypatch: pytest.Mo
     assert same(plan.batch(3), expected[3])
 
 
+def test_reading_ahead_cuts_each_window_once() -> None:
+    plan = plan_of([4] * 300)  # nine windows of four batches
+    asked: list[int] = []
+    cut = plan._cut_window
+    plan._cut_window = lambda window: asked.append(window) or cut(window)  # type: ignore
+    for number in range(100):
+        plan.batch(number + 9)
+        plan.batch(number)
+    assert len(asked) == len(set(asked))
+
+
 def test_ranks_get_every_other_sample() -> None:
     plan = plan_of(list(range(1, 41)) * 5, budget=200)
     for number in range(20):

@@ -25,6 +25,8 @@ Costs = NDArray[np.int32]
 LETTERS_PER_TOKEN = 4
 PATCH = 16
 """Side of the patches that pictures are counted in, in pixels."""
+KEPT_CUTS = 4
+"""Windows whose batches a process remembers: read-ahead asks for batches of the next ones in between."""
 KEPT_WINDOWS = 4096
 """Starts of windows that a process remembers, to go back without walking from the start."""
 SAMPLED_WINDOWS = 8
@@ -153,7 +155,7 @@ class WindowPlan:
         self.stream, self._costs, self._cutter, self._settings = stream, costs, cutter, settings
         self.windows = max(1, round(stream.size / window))
         self._firsts, self._known = [0], [0]
-        self._at, self._cut = -1, list[Cut]()
+        self._cuts: dict[int, list[Cut]] = {}
         sampled = np.unique(np.linspace(0, self.windows - 1, SAMPLED_WINDOWS).astype(np.int64))
         counts = [len(self._cut_window(int(w))) for w in sampled]
         self.batches_per_epoch = self.windows * sum(counts) / len(counts)
@@ -165,7 +167,7 @@ class WindowPlan:
             DataError: the batch has fewer of them than there are ranks.
         """
         window, first = self._seek(number)
-        cut = self._cut[number - first]
+        cut = self._batches_of(window)[number - first]
         start, _ = self._bounds(window)
         of = np.arange(len(cut.members)) if cut.packs is None else cut.packs
         units = int(of[-1]) + 1
@@ -197,26 +199,29 @@ class WindowPlan:
         self._firsts, self._known = [first], [window]
 
     def _seek(self, number: int) -> tuple[int, int]:
-        """Load the window that holds batch `number`; return its number and that of its first batch."""
+        """Return the window that holds batch `number`, and the number of its first batch."""
         if number < self._firsts[0]:
             self._walk_from(0, 0)
         i = bisect_right(self._firsts, number) - 1
         while True:
             window, first = self._known[i], self._firsts[i]
-            self._load(window)
-            if number < first + len(self._cut):
+            end = first + len(self._batches_of(window))
+            if number < end:
                 return window, first
             i += 1
             if i == len(self._firsts):
-                self._firsts.append(first + len(self._cut))
+                self._firsts.append(end)
                 self._known.append(window + 1)
                 if i == 2 * KEPT_WINDOWS:
                     del self._firsts[:KEPT_WINDOWS], self._known[:KEPT_WINDOWS]
                     i -= KEPT_WINDOWS
 
-    def _load(self, window: int) -> None:
-        if window != self._at:
-            self._cut, self._at = self._cut_window(window), window
+    def _batches_of(self, window: int) -> list[Cut]:
+        if window not in self._cuts:
+            while len(self._cuts) >= KEPT_CUTS:
+                del self._cuts[next(iter(self._cuts))]
+            self._cuts[window] = self._cut_window(window)
+        return self._cuts[window]
 
     def _cut_window(self, window: int) -> list[Cut]:
         start, end = self._bounds(window)
