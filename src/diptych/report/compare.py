@@ -226,8 +226,7 @@ def speeds(runs: Sequence[RunView]) -> list[SpeedRow]:
 
 def _mean_over_time(run: RunView, name: str) -> float | None:
     """Return the mean of a rate or share over the time of all rows but the first, which starts things up."""
-    rows = [row for row in run.rows if name in row and row.get("steps_per_second")]
-    rows = rows[1:] or rows
+    rows = [row for row in run.rows[1:] or run.rows if name in row and row.get("steps_per_second")]
     # Rows are equal numbers of steps apart, so a row's time goes with one over its rate.
     weights = [1 / row["steps_per_second"] for row in rows]
     if not weights:
