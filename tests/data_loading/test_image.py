@@ -21,7 +21,6 @@ from diptych.data.image import (
     open_image,
     random_box,
     smallest_side,
-    to_channels_first,
 )
 
 
@@ -225,13 +224,6 @@ def test_large_jpegs_are_reduced_only_above_three() -> None:
     config = ImageConfig(size=100, resize="random_crop", scale=(0.25, 1.0), ratio=(1.0, 1.0))
     assert smallest_side(config) == 200
     assert smallest_side(ImageConfig(size=100)) == 100
-
-
-def test_channels_first() -> None:
-    found = to_channels_first(gradient(5, 3))
-    assert found.shape == (3, 3, 5)
-    assert found.flags.c_contiguous
-    assert found[1, 2, 4] == 2 * 255 // 3
 
 
 def test_normalise_by_hand() -> None:

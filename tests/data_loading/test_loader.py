@@ -23,6 +23,7 @@ from diptych.data.config import DataConfig
 from diptych.data.index import Selection, ShardDataset
 from diptych.data.loader import Loader, evaluation_batches
 from diptych.data.order import Order, uniforms
+from diptych.data.plan import Drawn
 from diptych.data.reader import match_number
 from diptych.data.sample import Sample
 from diptych.data.text import Tokenizer
@@ -472,11 +473,11 @@ def test_a_killed_worker_is_reported(selection: Selection, monkeypatch: pytest.M
     parent = os.getpid()
     original = reader_module.SampleReader.read
 
-    def deadly(self: Any, rows: np.ndarray, positions: np.ndarray) -> Any:
-        if os.getpid() != parent and positions[0] >= 8 * 5:
+    def deadly(self: Any, drawn: Drawn, out: Any) -> Any:
+        if os.getpid() != parent and drawn.positions[0] >= 8 * 5:
             time.sleep(0.8)  # until the loop below waits for this batch
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(self, rows, positions)
+        return original(self, drawn, out)
 
     monkeypatch.setattr(reader_module.SampleReader, "read", deadly)
     loader = Loader(selection, settings(loader={"workers": 1}), None, seed=1)

@@ -1,10 +1,13 @@
 """What the loader hands to a task."""
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from diptych.data.packing import PackedTexts
 
 
 @dataclass(frozen=True)
@@ -17,14 +20,19 @@ class Batch:
     match_ids: Tensor
     """[B] int64: equal numbers match each other (hash of `Sample.match_id`)."""
     images: Tensor | None = None
-    """[B, 3, H, W] uint8, RGB; normalised on the device, never in a worker. Straight from the training loader
-    [B, 4, H, W] with opacity, if `data.augment.keeps_opacity`: `augment` lays it on a background."""
+    """[B, 3, H, W] uint8, RGB, in memory with the channels last; normalised on the device, never in a worker.
+    Straight from the training loader [B, 4, H, W] with opacity, if `data.augment.keeps_opacity`: `augment`
+    lays it on a background."""
     texts: list[str] | None = None
     """The caption chosen for each sample."""
     text_ids: Tensor | None = None
     """[B, L] int64, padded on the right."""
     text_mask: Tensor | None = None
     """[B, L] bool, True at real tokens."""
+    packed: "PackedTexts | None" = None
+    """The same texts, several in a sequence (`data.loader.pack`); `take` drops it."""
+    sources: Tensor | None = None
+    """[B] int64: number of the source that each sample comes from; None where there is one."""
     labels: list[str] | None = None
     """What each sample trains: `data.sources.<name>.task`, or the source's name; None for one source."""
     captions: list[tuple[str, ...]] | None = None
@@ -37,6 +45,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors of the batch."""
+        values = [getattr(self, f.name) for f in fields(self)] + list(self.extra.values())
+        if self.packed is not None:
+            values += [getattr(self.packed, f.name) for f in fields(self.packed)]
+        return [value for value in values if isinstance(value, Tensor)]
+
     def take(self, rows: Tensor) -> Self:
         """Return some samples of the batch, by rows [n] int64; `extra` must hold one value a sample."""
         numbers = rows.tolist()
@@ -47,9 +62,13 @@ class Batch:
             return [value[i] for i in numbers] if isinstance(value, list) else value
 
         kept = {
-            f.name: taken(getattr(self, f.name)) for f in fields(self) if f.name not in ("skipped", "extra")
+            f.name: taken(getattr(self, f.name))
+            for f in fields(self)
+            if f.name not in ("skipped", "extra", "packed")
         }
-        return replace(self, **kept, extra={name: taken(value) for name, value in self.extra.items()})
+        return replace(
+            self, **kept, packed=None, extra={name: taken(value) for name, value in self.extra.items()}
+        )
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Self:
         """Return the batch with all its tensors on `device`."""
@@ -62,4 +81,5 @@ class Batch:
             k: v.to(device, non_blocking=non_blocking) if isinstance(v, Tensor) else v
             for k, v in self.extra.items()
         }
-        return replace(self, **moved, extra=extra)
+        packed = None if self.packed is None else self.packed.to(device, non_blocking=non_blocking)
+        return replace(self, **moved, packed=packed, extra=extra)

@@ -2,25 +2,23 @@
 
 import mmap
 import multiprocessing
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from diptych.data.image import Pixels
+from diptych.data.decode import Pixels
+from diptych.data.image import Picture
 
 
 class PictureTable:
-    """Resized pictures of the first samples of a selection, as many as fit; forked workers share them.
+    """Resized pictures [H, W, C] of the first samples of a selection that fit; forked workers share them.
 
     Memory is only taken as rows are put. Two workers may decode the same sample; they write the same bytes.
     """
 
     def __init__(self, rows: int, shape: tuple[int, int, int], budget: int, *, shared: bool) -> None:
-        self.shape = shape
-        self._arguments = (rows, shape, budget, shared)
         # Orders the bytes of a row before its mark, on processors that would not.
         self._lock: AbstractContextManager[Any] = (
             multiprocessing.Lock() if shared and budget else nullcontext()
@@ -33,39 +31,22 @@ class PictureTable:
         self._pixels = np.frombuffer(pixels, dtype=np.uint8, count=count).reshape(-1, *shape)
         self._marks = np.frombuffer(marks, dtype=np.bool_, count=self._capacity)
 
-    def known(self, rows: np.ndarray) -> np.ndarray:
-        """Return [N] bool: which rows are there."""
-        found = rows < self._capacity
-        with self._lock:
-            found[found] = self._marks[rows[found]]
-        return found
-
-    def put(self, row: int, pixels: Pixels) -> bool:
-        """Keep a row if there is room for it; it becomes known by `mark`."""
+    def get(self, row: int, out: Pixels) -> bool:
+        """Copy a row into `out` [H, W, C] if it is there, and say so."""
         if row >= self._capacity:
             return False
-        self._pixels[row] = pixels
-        return True
+        with self._lock:
+            known = bool(self._marks[row])
+        if known:
+            out[:] = self._pixels[row]
+        return known
 
-    def mark(self, rows: Sequence[int]) -> None:
-        """Make rows known that were put."""
-        if rows:
+    def put(self, row: int, pixels: Pixels) -> None:
+        """Keep a row if there is room for it."""
+        if row < self._capacity:
+            self._pixels[row] = pixels
             with self._lock:
-                self._marks[np.asarray(rows)] = True
-
-    def take(self, rows: Sequence[int]) -> Pixels:
-        """Return a copy of known rows, [N, C, H, W]."""
-        found: Pixels = self._pixels[np.asarray(rows, dtype=np.int64)]
-        return found
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A spawned worker gets a table of its own: the memory cannot follow it.
-        rows, shape, budget, _ = self._arguments
-        return _unshared, (rows, shape, budget)
-
-
-def _unshared(rows: int, shape: tuple[int, int, int], budget: int) -> PictureTable:
-    return PictureTable(rows, shape, budget, shared=False)
+                self._marks[row] = True
 
 
 class Originals:
@@ -73,15 +54,15 @@ class Originals:
 
     def __init__(self, budget: int) -> None:
         self._left = budget
-        self._pictures: dict[int, Image.Image] = {}
+        self._pictures: dict[int, Picture] = {}
 
-    def get(self, row: int) -> Image.Image | None:
+    def get(self, row: int) -> Picture | None:
         """Return the picture of a sample, if it is there."""
         return self._pictures.get(row)
 
-    def put(self, row: int, image: Image.Image) -> None:
-        """Keep the picture of a sample if there is room for it."""
-        size = image.width * image.height * 4  # Pillow keeps RGB in four bytes
+    def put(self, row: int, picture: Picture) -> None:
+        """Keep a copy of the picture of a sample if there is room for it."""
+        size = picture.width * picture.height * 4 if isinstance(picture, Image.Image) else picture.nbytes
         if size <= self._left and row not in self._pictures:
-            self._pictures[row] = image
+            self._pictures[row] = picture.copy()
             self._left -= size

@@ -1,100 +1,42 @@
-"""From a selection to batches: endless in training, once in order for evaluation.
+"""From sources to batches: endless in training, once in order for evaluation.
 
-What batch k holds depends on the selection, the settings and the seed alone: not on the number of workers, on
+What batch k holds depends on the sources, the settings and the seed alone: not on the number of workers, on
 the batch the loader started with, or (but for the slice a rank takes) on the number of ranks.
 """
 
 import itertools
 import logging
+import math
 import os
-import signal
-import sys
-import time
-import warnings
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from diptych.data.batch import Batch
 from diptych.data.config import DataConfig
-from diptych.data.order import Order
-from diptych.data.reader import Bad, SampleReader
+from diptych.data.decode import Pixels
+from diptych.data.plan import Drawn, Plan
+from diptych.data.reader import Bad, Piece, SampleReader
+from diptych.data.sources import make_plan, source_configs, source_labels
+from diptych.data.store import LocalStore
 from diptych.data.text import Tokenizer
 from diptych.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
-    from diptych.data.index import Selection
+    from diptych.data.selection import Selection
+    from diptych.data.workers import Pool
 
 _LOG = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class _Made:
-    """What a work item gives: a batch, or why the run must stop, and the CPU time of the worker so far."""
-
-    batch: Batch | None
-    failure: str
-    bad: list[str]
-    worker: int
-    cpu_seconds: float
-
-
-class _Batches(Dataset[_Made]):
-    """Batch number -> batch; the dataset that torch's DataLoader hands out to workers."""
-
-    def __init__(self, reader: SampleReader, order: Order, config: DataConfig, rank: int, world: int) -> None:
-        self.reader, self.order, self.on_error = reader, order, config.loader.on_error
-        self.batch_size, self.rank, self.world = config.loader.batch_size, rank, world
-
-    def __getitem__(self, number: int) -> _Made:
-        worker = get_worker_info()
-        try:
-            batch, bad = self._make(number)
-            failure = ""
-        except DataError as error:
-            # As a value: an exception from a worker reaches the user as a page of traceback.
-            batch, bad, failure = None, [], str(error)
-        cpu_seconds = time.process_time() if worker is not None else 0.0
-        return _Made(batch, failure, bad, worker.id if worker is not None else 0, cpu_seconds)
-
-    def _make(self, number: int) -> tuple[Batch, list[str]]:
-        skipped: Counter[str] = Counter()
-        messages: list[str] = []
-        # A batch without a single good sample takes the samples of a later one, so that no step is lost.
-        for attempt in range(-(-self.order.size // self.batch_size) + 1):
-            positions = self._positions(number + attempt)
-            items, bad = self.reader.read(self.order.at(positions), positions)
-            for problem in bad:
-                skipped[problem.cause] += 1
-                messages.append(problem.message)
-            if bad and self.on_error == "raise":
-                raise DataError(
-                    f"{messages[0]}; set data.loader.on_error to skip or count to go on without it"
-                )
-            if items:
-                return self.reader.batch(items, dict(skipped)), messages
-        raise DataError(f"none of the {self.order.size} samples can be used; the first: {messages[0]}")
-
-    def _positions(self, number: int) -> np.ndarray:
-        start = number * self.batch_size
-        first = self.batch_size * self.rank // self.world
-        last = self.batch_size * (self.rank + 1) // self.world
-        return np.arange(start + first, start + last, dtype=np.int64)
-
-
-class _Numbers(Sampler[int]):
-    """Batch numbers from `start` on, without end."""
-
-    def __init__(self, start: int) -> None:
-        self.start = start
-
-    def __iter__(self) -> Iterator[int]:
-        return itertools.count(self.start)
+_AHEAD = 3
+"""Batches that workers read ahead."""
+_FETCH_AHEAD = 16
+"""Batches whose shards a remote store is told of."""
+_REMEMBERED = 64
+"""Batches for which `state_at` knows what had been skipped."""
 
 
 class Loader:
@@ -109,104 +51,207 @@ class Loader:
     Attributes:
         next_batch: number of the batch that the next step of the iteration yields.
         skipped: samples left out so far, by cause.
+        plan: which samples make up each batch.
         batches_per_epoch: global batches that an epoch takes; seldom a whole number.
     """
 
     def __init__(
         self,
-        selection: "Selection",
+        sources: "Selection | Sequence[Selection] | Mapping[str, Selection]",
         config: DataConfig,
         tokenizer: Tokenizer | None,
         *,
         seed: int,
+        plan: Plan | None = None,
         start_batch: int = 0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if len(selection) == 0:
+        """Nothing is read yet.
+
+        Args:
+            sources: what to draw from, in the order of the numbers in the plan (`sources.open_sources`).
+            config: the settings.
+            tokenizer: for the captions, if they are wanted.
+            seed: that of the run.
+            plan: which samples make up each batch; `sources.make_plan` if none is given.
+            start_batch: number of the first batch.
+            rank: which slice of the batches to read.
+            world: number of slices.
+
+        Raises:
+            DataError: nothing is selected, or a batch has not a sample for each rank.
+        """
+        named = _named(sources, config)
+        self._sources = list(named.values())
+        if not all(map(len, self._sources)):
             raise DataError(f"{config.path}: no samples selected; check data.split and data.where")
-        if config.loader.batch_size < world:
+        if plan is None and config.loader.batch_size < world:
             raise DataError(
                 f"data.loader.batch_size: expected at least one sample a rank ({world}), "
                 f"got {config.loader.batch_size}"
             )
-        self._config, self._seed, self._selection = config, seed, selection
-        size, m = len(selection), config.loader.group_size
-        groups = _group_labels(selection, config.loader.group_by) if m > 1 else None
-        order = Order(size, seed, config.loader.shuffle, groups=groups, group_size=m)
-        self._reader = SampleReader(selection, config, tokenizer, seed=seed)
-        self._batches = _Batches(self._reader, order, config, rank, world)
+        self._config, self._seed, self._rank, self._world = config, seed, rank, world
+        self.plan = plan or make_plan(named, config, seed=seed, world=world)
+        self._reader = SampleReader(
+            self._sources,
+            config,
+            tokenizer,
+            seed=seed,
+            labels=source_labels(config) if len(named) > 1 else (),
+        )
         self.next_batch = start_batch
         self.skipped: Counter[str] = Counter()
-        self.batches_per_epoch = size / config.loader.batch_size
-        # The only reference to the iterator, so that `close` can let go: its destructor joins the workers.
-        self._running: Iterator[_Made] | None = None
+        self._before: deque[tuple[int, dict[str, int]]] = deque(maxlen=_REMEMBERED)
+        self.batches_per_epoch = self.plan.batches_per_epoch
+        self._pool: Pool | None = None
         self._turn = 0
-        self._cpu: dict[int, float] = {}
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield batches from `next_batch` on. Only the newest iterator of a loader may be used."""
         self.close()
-        self._running = self._start()
         self._turn += 1
         return self._iterate(self._turn)
 
     def _iterate(self, turn: int) -> Iterator[Batch]:
-        while self._running is not None and self._turn == turn:
-            try:
-                made = next(self._running)
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise DataError(
-                    "a loader process died (out of memory?); set data.loader.workers=0 to see the reason"
-                ) from error
-            self._cpu[made.worker] = made.cpu_seconds
-            for message in made.bad if self._config.loader.on_error == "skip" else ():
-                _LOG.warning("sample left out of batch %d: %s", self.next_batch, message)
-            if made.batch is None:
-                self.close()
-                raise DataError(made.failure)
-            self.skipped.update(made.batch.skipped)
-            self.next_batch += 1
-            yield made.batch
+        made = self._read_ahead() if self._start_workers() else self._read_here()
+        while self._turn == turn:
+            # Nothing here keeps the batch that was handed out: its memory is used again when it is forgotten.
+            yield self._count(*next(made))
 
-    def _start(self) -> Iterator[_Made]:
+    def _count(self, batch: Batch, bad: list[Bad]) -> Batch:
+        for problem in bad if self._config.loader.on_error == "skip" else ():
+            _LOG.warning("sample left out of batch %d: %s", self.next_batch, problem.message)
+        self._before.append((self.next_batch, dict(self.skipped)))
+        self.skipped.update(batch.skipped)
+        self.next_batch += 1
+        return batch
+
+    def _read_here(self) -> Iterator[tuple[Batch, list[Bad]]]:
+        for number in itertools.count(self.next_batch):
+            self._announce(number)
+            drawn = self._drawn(number)
+            yield self._complete(number, drawn, *self._read(drawn))
+
+    def _read_ahead(self) -> Iterator[tuple[Batch, list[Bad]]]:
+        """Yield what the workers make; they read `_AHEAD` batches while others are used."""
+        assert self._pool is not None
+        pool = self._pool
+        numbers = itertools.count(self.next_batch)
+        # A batch too large for the workers' memory has no ticket and is read here, when it is its turn.
+        waiting: deque[tuple[int, Drawn, int | None]] = deque()
+        while True:
+            while len(waiting) < _AHEAD and pool.has_room:
+                number = next(numbers)
+                self._announce(number)
+                drawn = self._drawn(number)
+                waiting.append((number, drawn, pool.submit(drawn)))
+            number, drawn, ticket = waiting.popleft()
+            yield self._complete(number, drawn, *self._collect(pool, drawn, ticket))
+
+    def _collect(self, pool: "Pool", drawn: Drawn, ticket: int | None) -> tuple[Piece, Pixels | None]:
+        if ticket is None:
+            return self._read(drawn)
+        failure = pool.wait(ticket).failure
+        if failure:
+            raise DataError(failure)
+        return pool.collect(ticket)
+
+    def _complete(
+        self, number: int, drawn: Drawn, piece: Piece, images: Pixels | None
+    ) -> tuple[Batch, list[Bad]]:
+        """Return a batch and what is wrong with the samples that are missing.
+
+        A batch without a single good sample takes the samples of a later one, so that no step is lost.
+        """
+        bad = list(piece.bad)
+        for attempt in range(1, math.ceil(self.batches_per_epoch) + 2):
+            if bad and self._config.loader.on_error == "raise":
+                raise DataError(
+                    f"{bad[0].message}; set data.loader.on_error to skip or count to go on without it"
+                )
+            if piece.keys:
+                skipped = Counter(problem.cause for problem in bad)
+                return self._reader.batch(drawn, piece, images, dict(skipped)), bad
+            drawn = self._drawn(number + attempt)
+            piece, images = self._read(drawn)
+            bad += piece.bad
+        total = sum(map(len, self._sources))
+        raise DataError(f"none of the {total} samples can be used; the first: {bad[0].message}")
+
+    def _read(self, drawn: Drawn) -> tuple[Piece, Pixels | None]:
+        """Read samples in this process."""
+        room = self._reader.room(len(drawn.rows))
+        piece = self._reader.read(drawn, room)
+        return piece, None if room is None else room[: len(piece.keys)]
+
+    def _drawn(self, number: int) -> Drawn:
+        return self.plan.batch(number, self._rank, self._world)
+
+    def _announce(self, number: int) -> None:
+        """Tell remote stores what comes, in good time."""
+        remote = [i for i, s in enumerate(self._sources) if not isinstance(s.dataset.store, LocalStore)]
+        if not remote:
+            return
+        drawn = self._drawn(number + _FETCH_AHEAD)
+        for source in remote:
+            self._sources[source].will_need(drawn.rows[drawn.sources == source])
+
+    def _start_workers(self) -> bool:
+        """Start the workers, if there are to be any."""
         workers = self._config.loader.workers
-        if workers == 0:
-            return (self._batches[number] for number in itertools.count(self.next_batch))
-        self._selection.prefetch()
+        if workers and not hasattr(os, "fork"):
+            _LOG.warning("data.loader.workers: this system cannot fork; batches are read in this process")
+        if not workers or not hasattr(os, "fork"):
+            return False
+        from diptych.data.workers import Pool
+
+        for selection in self._sources:
+            selection.prefetch()
         # The tokenizers library otherwise warns of each fork after it has used threads (we use none).
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        with warnings.catch_warnings():
-            # Python 3.12+ warns of forks with threads around; workers touch neither CUDA nor those threads.
-            warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
-            # More workers than cores is the user's explicit wish.
-            warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
-            return iter(
-                DataLoader(
-                    self._batches,
-                    batch_size=None,
-                    sampler=_Numbers(self.next_batch),
-                    num_workers=workers,
-                    collate_fn=_as_it_is,
-                    # Forked workers share the picture cache, and start at once.
-                    multiprocessing_context="fork" if sys.platform == "linux" else None,
-                    worker_init_fn=_prepare_worker,
-                )
-            )
+        self._pool = Pool(
+            self._reader.read,
+            workers,
+            slots=_AHEAD,
+            capacity=self._capacity(),
+            shape=self._reader.shape,
+        )
+        return True
+
+    def _capacity(self) -> int:
+        """Return how many samples workers have room for: twice what the next batches hold, if that varies."""
+        sizes = {len(self._drawn(self.next_batch + i).rows) for i in range(_AHEAD)}
+        return max(sizes) * (1 if len(sizes) == 1 else 2)
+
+    def pin(self) -> bool:
+        """Lock the memory that workers write pictures to, for copies to a GPU; see `prefetch`."""
+        return self._pool is not None and self._pool.pin()
 
     @property
     def worker_cpu_seconds(self) -> float:
-        """CPU time of the running workers, as of their newest batch that was yielded.
+        """CPU time of the running workers, as of their newest piece that has arrived.
 
         After `close` it is 0 and they are among the finished children (`resource.RUSAGE_CHILDREN`).
         """
-        return sum(self._cpu.values())
+        return sum(self._pool.cpu_seconds.values()) if self._pool is not None else 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return what continues this loader, JSON types only; workers and ranks may be others then."""
-        return {"next_batch": self.next_batch, "skipped": dict(self.skipped), **self._identity()}
+        return self.state_at(self.next_batch)
+
+    def state_at(self, next_batch: int) -> dict[str, Any]:
+        """Return what continues with batch `next_batch`, where batches have been taken ahead of their use.
+
+        What had been skipped is known for the newest batches, and so an upper limit for older ones.
+        """
+        skipped = next((s for number, s in reversed(self._before) if number == next_batch), self.skipped)
+        return {
+            "next_batch": next_batch,
+            "skipped": dict(skipped),
+            "anchor": self.plan.anchor(next_batch),
+            **self._identity(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken.
@@ -223,42 +268,34 @@ class Loader:
         self.close()
         self.next_batch = int(state["next_batch"])
         self.skipped = Counter(state["skipped"])
+        self._before.clear()
+        self.plan.start(state.get("anchor", {}))
 
     def _identity(self) -> dict[str, Any]:
-        loader = self._config.loader
-        return {
-            "fingerprint": self._selection.fingerprint,
-            "seed": self._seed,
-            "batch_size": loader.batch_size,
-            "shuffle": loader.shuffle,
-            "group_size": loader.group_size,
-            "group_by": loader.group_by,
-        }
+        prints = [selection.fingerprint for selection in self._sources]
+        one = prints[0] if len(prints) == 1 else prints
+        return {"fingerprint": one, "seed": self._seed, **self.plan.identity()}
 
     def close(self) -> None:
         """End the workers and wait for them; iterating again starts new ones."""
-        self._running = None
-        self._cpu.clear()
+        self._turn += 1
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
 
 
-def _group_labels(selection: "Selection", column: str) -> np.ndarray:
-    """Return one number a sample, equal where the column is; a sample without a value is a group alone."""
-    known: dict[str, int] = {}
-    values = selection.column(column)
-    labels = [i if v is None or v == "" else known.setdefault(str(v), i) for i, v in enumerate(values)]
-    return np.asarray(labels, dtype=np.int64)
+def _named(
+    sources: "Selection | Sequence[Selection] | Mapping[str, Selection]", config: DataConfig
+) -> "dict[str, Selection]":
+    from diptych.data.selection import Selection
 
-
-def _as_it_is(made: Any) -> Any:
-    return made
-
-
-def _prepare_worker(worker: int) -> None:
-    torch.set_num_threads(1)
-    # A terminal's Ctrl-C and a scheduler's SIGTERM reach every process; the parent decides what happens and
-    # ends its workers.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    if isinstance(sources, Mapping):
+        return dict(sources)
+    if isinstance(sources, Selection):
+        sources = [sources]
+    if len(sources) == 1:
+        return {next(iter(source_configs(config))): sources[0]}
+    return dict(zip(source_configs(config), sources, strict=True))
 
 
 def evaluation_batches(
@@ -274,22 +311,25 @@ def evaluation_batches(
     Raises:
         DataError: a sample cannot be used and `on_error` is `raise`, or none can.
     """
-    reader = SampleReader(selection, config, tokenizer, seed=0, training=False)
+    reader = SampleReader([selection], config, tokenizer, seed=0, training=False)
     held: Batch | None = None
     pending: Counter[str] = Counter()
     first = "there are none; check the split and the condition"
     for start in range(0, len(selection), batch_size):
         rows = np.arange(start, min(start + batch_size, len(selection)), dtype=np.int64)
-        items, bad = reader.read(rows, rows)
-        for problem in bad:
+        drawn = Drawn(np.zeros_like(rows), rows, rows)
+        room = reader.room(len(rows))
+        piece = reader.read(drawn, room)
+        for problem in piece.bad:
             _report(problem, config)
             pending[problem.cause] += 1
-        if not items:
-            first = bad[0].message
+        if not piece.keys:
+            first = piece.bad[0].message
             continue
         if held is not None:
             yield held
-        held = reader.batch(items, dict(pending))
+        images = None if room is None else room[: len(piece.keys)]
+        held = reader.batch(drawn, piece, images, dict(pending))
         pending.clear()
     if held is None:
         raise DataError(f"none of the {len(selection)} selected samples can be used: {first}")

@@ -1,4 +1,4 @@
-"""Samples of a selection, decoded, resized and tokenised; with a cache, not again in every epoch."""
+"""Samples of the sources of a run, decoded, resized and tokenised; with a cache, not again in every epoch."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,30 +7,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from diptych.data.batch import Batch
 from diptych.data.cache import Originals, PictureTable
 from diptych.data.config import DataConfig
+from diptych.data.decode import JpegDecoder, Pixels
 from diptych.data.image import (
     CROP_DRAWS,
+    Picture,
     PictureError,
-    Pixels,
+    decode_fast,
     lay_on,
-    make_square,
+    mirror,
     open_image,
     smallest_side,
-    to_channels_first,
+    square_into,
 )
 from diptych.data.members import PICTURES
 from diptych.data.order import uniforms
+from diptych.data.plan import Drawn, Int64
 from diptych.data.sample import Sample
 from diptych.data.text import Tokenizer, clean
 from diptych.errors import DataError
 
 if TYPE_CHECKING:
-    from diptych.data.index import Selection
+    from diptych.data.selection import Selection
 
 _FLIP, _CAPTION, _CROP = 0, 1, 2
 """Columns of the draws of a sample; CROP_DRAWS columns from `_CROP` on."""
@@ -56,15 +57,30 @@ class Texts:
     """Caption number -> token ids, filled as they are asked for."""
 
 
-@dataclass(frozen=True)
-class Item:
-    """A sample ready to go into a batch; `pixels` is None if they are in the shared table."""
+@dataclass
+class Piece:
+    """What was read of some samples besides their pictures; n of them can be used. Pickles small."""
 
-    row: int
-    position: int
-    texts: Texts
-    draws: np.ndarray
-    pixels: Pixels | None
+    kept: list[int] = field(default_factory=list)
+    """[n] their places among the samples that were asked for."""
+    keys: list[str] = field(default_factory=list)
+    match_ids: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    sequences: list[list[int]] = field(default_factory=list)
+    """Token ids of each, without padding; empty without a tokenizer."""
+    captions: list[tuple[str, ...]] = field(default_factory=list)
+    """All captions of each (evaluation)."""
+    bad: list[Bad] = field(default_factory=list)
+
+    def add(self, other: "Piece", start: int) -> None:
+        """Put a piece behind this one; its samples were asked for from place `start` on."""
+        self.kept += [start + place for place in other.kept]
+        self.keys += other.keys
+        self.match_ids += other.match_ids
+        self.texts += other.texts
+        self.sequences += other.sequences
+        self.captions += other.captions
+        self.bad += other.bad
 
 
 def match_number(sample: Sample) -> int:
@@ -78,101 +94,215 @@ def match_number(sample: Sample) -> int:
 
 
 class SampleReader:
-    """Reads samples of a selection by their number and puts them together to batches.
+    """Reads samples of several sources and puts them together to batches.
 
     In training, flips, crops and captions are drawn by (seed, position); otherwise nothing is random, all
     captions are there and pictures have three channels.
+
+    Attributes:
+        shape: of a picture in a batch, (height, width, channels); None if no source has pictures.
     """
+
+    def __init__(
+        self,
+        sources: "Sequence[Selection]",
+        config: DataConfig,
+        tokenizer: Tokenizer | None,
+        *,
+        seed: int,
+        labels: Sequence[str] = (),
+        training: bool = True,
+    ) -> None:
+        self._config, self._tokenizer = config, tokenizer
+        self._seed, self._training, self._labels = seed, training, list(labels)
+        self._crops = training and config.image.resize == "random_crop"
+        size, channels = config.image.size, 4 if training and config.augment.keeps_opacity else 3
+        total = sum(map(len, sources))
+        budget = config.loader.cache_mb * 2**20 if training else 0
+        decoder = JpegDecoder()
+        self._sources = [
+            _Source(
+                selection,
+                config,
+                (size, size, channels),
+                decoder,
+                budget=budget * len(selection) // max(total, 1),
+                crops=self._crops,
+                needs_text=tokenizer is not None,
+            )
+            for selection in sources
+        ]
+        pictures = any(source.pictures for source in self._sources)
+        self.shape = (size, size, channels) if pictures else None
+
+    def room(self, count: int) -> Pixels | None:
+        """Return fresh memory for the pictures of `count` samples."""
+        return None if self.shape is None else np.empty((count, *self.shape), dtype=np.uint8)
+
+    def read(self, drawn: Drawn, out: Pixels | None) -> Piece:
+        """Read samples; the n that can be used put their pictures into the first n rows of `out`.
+
+        Args:
+            drawn: the samples.
+            out: as many rows as samples of `shape`, or None where that is None. A sample of a source without
+                pictures beside samples of others with pictures gets a black one.
+        """
+        columns = _CROP + (CROP_DRAWS if self._crops else 0)
+        draws = uniforms(self._seed, drawn.positions, columns)
+        flips = draws[:, _FLIP] < (self._config.image.flip if self._training else 0.0)
+        piece = Piece()
+        samples = zip(drawn.sources.tolist(), drawn.rows.tolist(), strict=True)
+        for i, (source, row) in enumerate(samples):
+            place = None if out is None else out[len(piece.kept)]
+            found = self._sources[source].read(row, place, draws[i, _CROP:])
+            if isinstance(found, Bad):
+                piece.bad.append(found)
+                continue
+            if place is not None and flips[i]:
+                mirror(place)
+            piece.kept.append(i)
+            self._tell(piece, found, float(draws[i, _CAPTION]))
+        return piece
+
+    def _tell(self, piece: Piece, texts: Texts, draw: float) -> None:
+        random = self._training and self._config.text.pick == "random"
+        caption = int(draw * len(texts.captions)) if random else 0
+        piece.keys.append(texts.key)
+        piece.match_ids.append(texts.match_id)
+        piece.texts.append(texts.captions[caption] if texts.captions else "")
+        if not self._training:
+            piece.captions.append(texts.captions)
+        if self._tokenizer is not None:
+            if caption not in texts.ids:
+                limit = self._config.text.max_tokens
+                texts.ids[caption] = self._tokenizer.sequence(texts.captions[caption], limit)
+            piece.sequences.append(texts.ids[caption])
+
+    def batch(self, drawn: Drawn, piece: Piece, images: Pixels | None, skipped: dict[str, int]) -> Batch:
+        """Make a batch of what was read.
+
+        Args:
+            drawn: the samples that were asked for.
+            piece: what was read of them.
+            images: [n, H, W, C], pictures of those that can be used; the batch shows this memory.
+            skipped: how many are missing, by cause.
+        """
+        ids = mask = packed = None
+        kept = np.asarray(piece.kept, dtype=np.int64)
+        if self._tokenizer is not None:
+            text = self._config.text
+            longest = max(map(len, piece.sequences), default=0)
+            length = longest if text.padding == "longest" else text.max_tokens
+            ids, mask = self._tokenizer.pad(piece.sequences, length)
+            if drawn.packs is not None:
+                from diptych.data.packing import pack_texts
+
+                pad = self._tokenizer.pad_id
+                packed = pack_texts(piece.sequences, drawn.packs[kept], text.max_tokens, pad)
+        sources = drawn.sources[kept] if len(self._sources) > 1 else None
+        return Batch(
+            keys=piece.keys,
+            positions=torch.from_numpy(drawn.positions[kept]),
+            match_ids=torch.tensor(piece.match_ids, dtype=torch.int64),
+            images=None if images is None else torch.from_numpy(images).permute(0, 3, 1, 2),
+            texts=piece.texts,
+            text_ids=ids,
+            text_mask=mask,
+            packed=packed,
+            sources=None if sources is None else torch.from_numpy(sources),
+            labels=self._labels_of(sources),
+            captions=None if self._training else piece.captions,
+            skipped=skipped,
+        )
+
+    def _labels_of(self, sources: Int64 | None) -> list[str] | None:
+        return None if sources is None or not self._labels else [self._labels[s] for s in sources.tolist()]
+
+
+class _Source:
+    """Samples of one selection, and what is remembered of them."""
 
     def __init__(
         self,
         selection: "Selection",
         config: DataConfig,
-        tokenizer: Tokenizer | None,
+        shape: tuple[int, int, int],
+        decoder: JpegDecoder,
         *,
-        seed: int,
-        training: bool = True,
+        budget: int,
+        crops: bool,
+        needs_text: bool,
     ) -> None:
-        self._selection, self._config, self._tokenizer = selection, config, tokenizer
-        self._seed, self._training = seed, training
-        self._opacity = training and config.augment.keeps_opacity
-        self._pictures = not PICTURES.isdisjoint(selection.dataset.extensions)
-        self._crops = training and config.image.resize == "random_crop"
+        self.selection, self._config, self._decoder = selection, config, decoder
+        self.pictures = not PICTURES.isdisjoint(selection.dataset.extensions)
+        self._opacity, self._crops, self._needs_text = shape[2] == 4, crops, needs_text
+        self._reduce_to = smallest_side(config.image)
+        self._remember = budget > 0
         self._bad: dict[int, Bad] = {}
         self._texts: dict[int, Texts] = {}
-        budget = config.loader.cache_mb * 2**20 if training else 0
-        self._remember = budget > 0
-        self._originals = Originals(budget if self._crops else 0)
-        shape = (4 if self._opacity else 3, config.image.size, config.image.size)
-        table_budget = 0 if self._crops or not self._pictures else budget
+        self._originals = Originals(budget if crops else 0)
+        table_budget = 0 if crops or not self.pictures else budget
         self._table = PictureTable(len(selection), shape, table_budget, shared=config.loader.workers > 0)
 
-    def read(self, rows: np.ndarray, positions: np.ndarray) -> tuple[list[Item], list[Bad]]:
-        """Return the samples `rows` [N] of the selection that can be used, and what is wrong with the others.
-
-        Args:
-            rows: [N] int64, sample numbers in the selection.
-            positions: [N] int64, where they stand in the order; they seed what is random.
-        """
-        draws = uniforms(self._seed, positions, _CROP + (CROP_DRAWS if self._crops else 0))
-        known = self._table.known(rows)
-        items: list[Item] = []
-        bad: list[Bad] = []
-        new: set[int] = set()
-        for i, row in enumerate(rows.tolist()):
-            found = self._read_one(row, bool(known[i]) or row in new, draws[i])
-            if isinstance(found, Bad):
-                bad.append(found)
-                continue
-            texts, pixels = found
-            if pixels is not None and self._table.put(row, pixels):
-                new.add(row)
-                pixels = None
-            items.append(Item(row, int(positions[i]), texts, draws[i], pixels))
-        self._table.mark(sorted(new))
-        return items, bad
-
-    def _read_one(self, row: int, known: bool, draws: np.ndarray) -> tuple[Texts, Pixels | None] | Bad:
+    def read(self, row: int, out: Pixels | None, draws: np.ndarray) -> Texts | Bad:
+        """Read a sample and write its picture [H, W, C] into `out`; `draws` are for the crop."""
         if row in self._bad:
             return self._bad[row]
+        if out is not None and not self.pictures:
+            out[:] = 0
+        out = out if self.pictures else None
         texts = self._texts.get(row)
-        original = self._originals.get(row)
-        wants_pixels = self._pictures and not known
-        if texts is not None and (original is not None or not wants_pixels):
-            return texts, self._pixels(original, draws) if original is not None else None
+        if texts is not None and self._from_memory(row, out, draws):
+            return texts
         try:
-            sample = self._selection.read(row)
+            sample = self.selection.read(row)
         except DataError as error:
             # Not remembered: a file system may recover.
             return Bad("unreadable sample", str(error))
         try:
-            texts = texts or self._read_texts(sample)
-            if self._remember:
-                self._texts[row] = texts
-            if not wants_pixels:
-                return texts, None
-            return texts, self._pixels(self._decode(row, sample), draws)
+            return self._from_sample(row, sample, texts, out, draws)
         except DataError as error:
             cause = error.cause if isinstance(error, PictureError) else "no caption"
-            self._bad[row] = Bad(cause, f"{self._place(row)}: sample '{sample.key}': {error}")
+            where = self.selection.address(row)
+            self._bad[row] = Bad(cause, f"{where}: sample '{sample.key}': {error}")
             return self._bad[row]
 
-    def _decode(self, row: int, sample: Sample) -> Image.Image:
+    def _from_memory(self, row: int, out: Pixels | None, draws: np.ndarray) -> bool:
+        if out is None or self._table.get(row, out):
+            return True
+        original = self._originals.get(row)
+        if original is None:
+            return False
+        self._square(out, original, draws)
+        return True
+
+    def _from_sample(
+        self, row: int, sample: Sample, texts: Texts | None, out: Pixels | None, draws: np.ndarray
+    ) -> Texts:
+        texts = texts or self._read_texts(sample)
+        if self._remember:
+            self._texts[row] = texts
+        if out is not None and not self._table.get(row, out):
+            picture = self._decode(sample)
+            self._originals.put(row, picture)
+            self._square(out, picture, draws)
+            self._table.put(row, out)
+        return texts
+
+    def _decode(self, sample: Sample) -> Picture:
         data = next((content for name, content in sample.media.items() if name in PICTURES), None)
         if data is None:
             raise PictureError("no picture", f"it has {', '.join(sample.media) or 'no media'}")
-        image = open_image(data, smallest_side(self._config.image))
+        pixels = decode_fast(data, self._decoder, self._reduce_to)
+        if pixels is not None:
+            return pixels
+        image = open_image(data, self._reduce_to)
         if not self._opacity:
             image = lay_on(image, self._config.image.background)
-        elif image.mode != "RGBA":
-            image = image.convert("RGBA")
-        self._originals.put(row, image)
-        return image
+        return image if image.mode == "RGBA" else np.array(image)
 
-    def _pixels(self, image: Image.Image, draws: np.ndarray) -> Pixels:
-        return to_channels_first(
-            make_square(image, self._config.image, draws[_CROP:] if self._crops else None)
-        )
+    def _square(self, out: Pixels, picture: Picture, draws: np.ndarray) -> None:
+        square_into(out, picture, self._config.image, draws if self._crops else None)
 
     def _read_texts(self, sample: Sample) -> Texts:
         rules = self._config.text
@@ -183,61 +313,6 @@ class SampleReader:
                 captions.append(clean(caption, rules.clean, rules.max_words))
             except DataError as error:
                 problem = error
-        if not captions and self._tokenizer is not None:
+        if not captions and self._needs_text:
             raise problem or DataError("it has no caption")
         return Texts(sample.key, match_number(sample), tuple(captions))
-
-    def _place(self, row: int) -> str:
-        one = type(self._selection)(self._selection.dataset, self._selection.rows[row : row + 1])
-        return str(one.dataset.root / str(one.column("shard")[0]))
-
-    def batch(self, items: Sequence[Item], skipped: dict[str, int]) -> Batch:
-        """Put samples together; `skipped` counts those that are missing, by cause."""
-        chosen = [self._choose(item) for item in items]
-        ids = mask = None
-        if self._tokenizer is not None:
-            text = self._config.text
-            sequences = [self._sequence(item.texts, c) for item, c in zip(items, chosen, strict=True)]
-            longest = max(map(len, sequences), default=0)
-            length = longest if text.padding == "longest" else text.max_tokens
-            ids, mask = self._tokenizer.pad(sequences, length)
-        captions = [item.texts.captions for item in items]
-        return Batch(
-            keys=[item.texts.key for item in items],
-            positions=torch.tensor([item.position for item in items]),
-            match_ids=torch.tensor([item.texts.match_id for item in items]),
-            images=self._images(items) if self._pictures else None,
-            texts=[found[c] if found else "" for found, c in zip(captions, chosen, strict=True)],
-            text_ids=ids,
-            text_mask=mask,
-            captions=None if self._training else captions,
-            skipped=skipped,
-        )
-
-    def _choose(self, item: Item) -> int:
-        if not self._training or self._config.text.pick == "first":
-            return 0
-        return int(item.draws[_CAPTION] * len(item.texts.captions))
-
-    def _sequence(self, texts: Texts, caption: int) -> list[int]:
-        assert self._tokenizer is not None
-        if caption not in texts.ids:
-            found = self._tokenizer.sequence(texts.captions[caption], self._config.text.max_tokens)
-            texts.ids[caption] = found
-        return texts.ids[caption]
-
-    def _images(self, items: Sequence[Item]) -> Tensor:
-        """Return [B, 3 or 4, H, W] uint8."""
-        stored = np.array([item.pixels is None for item in items])
-        if stored.all():
-            images = self._table.take([item.row for item in items])
-        else:
-            images = np.empty((len(items), *self._table.shape), dtype=np.uint8)
-            images[stored] = self._table.take([item.row for item in items if item.pixels is None])
-            for i, item in enumerate(items):
-                if item.pixels is not None:
-                    images[i] = item.pixels
-        if self._training and self._config.image.flip:
-            flips = np.array([item.draws[_FLIP] < self._config.image.flip for item in items])
-            images[flips] = images[flips][..., ::-1]
-        return torch.from_numpy(images)
