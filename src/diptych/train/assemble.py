@@ -1,6 +1,7 @@
 """The objects of a run: fresh, from another model's weights, or from its own newest checkpoint."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +9,10 @@ import torch
 from torch import Tensor
 
 from diptych.blocks.collective import World
-from diptych.data.index import Selection, ShardDataset
 from diptych.data.loader import Loader
+from diptych.data.selection import Selection
+from diptych.data.sources import open_sources
 from diptych.data.text import Tokenizer
-from diptych.errors import ConfigError, DataError
 from diptych.systems.task import Task
 from diptych.train.build import build_task, make_tokenizer
 from diptych.train.checkpoint import Checkpoints
@@ -68,18 +69,18 @@ def assemble(
         facts = checkpoints.trainer_facts(newest)
     clock = CpuClock(facts["cpu_seconds"] if world.is_main else 0.0)
     # An index that is missing is written by one rank.
-    selection = main_first(world, lambda: select(config))
+    sources = main_first(world, lambda: open_sources(config.data))
     init = _initial_weights(config) if newest is None else None
     if newest is None:
-        on_main(world, lambda: _write_tokenizer(run, selection, init, log))
+        on_main(world, lambda: _write_tokenizer(run, list(sources.values()), init, log))
     tokenizer = Tokenizer.from_file(run.path / "tokenizer")
     task = build_task(config, tokenizer)
     fresh = facts["fresh"] if init is None else _filled(task, config, init, log)
     parallel = Parallel(task.train(), config.train, world, device)
     optimizer = build_optimizer(task, config.optim, fresh)
     average = Average(task, config.train.ema) if config.train.ema else None
-    loader = Loader(selection, config.data, tokenizer, seed=config.seed, rank=world.rank, world=world.size)
-    step = 0
+    loader = Loader(sources, config.data, tokenizer, seed=config.seed, rank=world.rank, world=world.size)
+    samples, step = sum(map(len, sources.values())), 0
     if newest is not None:
         make_slots(optimizer)
         snapshot = checkpoints.load_into(newest, _tensors(parallel, optimizer, average))
@@ -88,28 +89,7 @@ def assemble(
         if not world.is_main:
             loader.skipped = Counter()  # rank 0 goes on counting for all
         step = snapshot.step
-    return Parts(task, parallel, tokenizer, optimizer, average, loader, clock, fresh, len(selection), step)
-
-
-def select(config: RunConfig) -> Selection:
-    """Return the samples to train on.
-
-    Raises:
-        ConfigError: no dataset is named.
-        DataError: it cannot be read, or nothing is selected.
-    """
-    data = config.data
-    if not data.path:
-        raise ConfigError(
-            "data.path: no dataset is given; set it to a folder that `diptych data prepare` made"
-        )
-    selection = ShardDataset.open(data.path, data.remote).select(data.split, data.where)
-    if len(selection) == 0:
-        raise DataError(
-            f"{data.path}: data.split = {data.split} and data.where = {data.where} select no samples; "
-            f"`diptych data query {data.path}` shows what there is"
-        )
-    return selection
+    return Parts(task, parallel, tokenizer, optimizer, average, loader, clock, fresh, samples, step)
 
 
 def _tensors(
@@ -122,8 +102,10 @@ def _tensors(
     return parallel.spread(tensors)
 
 
-def _write_tokenizer(run: RunDirectory, selection: Selection, init: Weights | None, log: RunLog) -> None:
-    tokenizer, origin = make_tokenizer(run.config, selection, init)
+def _write_tokenizer(
+    run: RunDirectory, selections: Sequence[Selection], init: Weights | None, log: RunLog
+) -> None:
+    tokenizer, origin = make_tokenizer(run.config, selections, init)
     tokenizer.save(run.path / "tokenizer")
     log.say(origin)
 

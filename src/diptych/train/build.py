@@ -1,6 +1,6 @@
 """From a configuration to the objects of a run; sections that do not fit are found before data is read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from diptych.train.config import RunConfig
 from diptych.train.export import FACTS, Weights, find_weights, read_facts, read_weights
 
 TOKENIZER_TEXTS = 200_000
-"""Samples whose captions train a tokenizer; a larger selection is thinned out evenly."""
+"""Samples whose captions train a tokenizer; larger selections are thinned out evenly."""
 
 
 def check_config(config: RunConfig) -> None:
@@ -51,6 +51,7 @@ def check_config(config: RunConfig) -> None:
     needed = set().union(
         *(look_up(TASKS, entry.name, "task").batch_fields for entry in config.task.entries().values())
     )
+    _check_parallel(config)
     if "images" in needed:
         _check_image(config, model)
     if "text_ids" in needed:
@@ -105,7 +106,9 @@ def load_task(path: str | Path) -> tuple[RunConfig, Task]:
     return config, task.eval()
 
 
-def make_tokenizer(config: RunConfig, selection: Selection, init: Weights | None) -> tuple[Tokenizer, str]:
+def make_tokenizer(
+    config: RunConfig, selections: Sequence[Selection], init: Weights | None
+) -> tuple[Tokenizer, str]:
     """Return the tokenizer of a new run and a sentence about where it comes from.
 
     Raises:
@@ -116,13 +119,13 @@ def make_tokenizer(config: RunConfig, selection: Selection, init: Weights | None
         return Tokenizer.from_file(text.tokenizer), f"tokenizer: {text.tokenizer}"
     if init is not None and init.tokenizer is not None:
         return Tokenizer.from_file(init.tokenizer), f"tokenizer: {init.tokenizer}"
-    tokenizer = Tokenizer.train(_captions(selection, text), text.vocab_size)
+    tokenizer = Tokenizer.train(_captions(selections, text), text.vocab_size)
     return tokenizer, f"tokenizer: {tokenizer.vocab_size} tokens, trained on the captions of the selection"
 
 
-def _captions(selection: Selection, config: TextConfig) -> Iterator[str]:
-    stride = max(1, -(-len(selection) // TOKENIZER_TEXTS))
-    for i in range(0, len(selection), stride):
+def _captions(selections: Sequence[Selection], config: TextConfig) -> Iterator[str]:
+    stride = max(1, -(-sum(map(len, selections)) // TOKENIZER_TEXTS))
+    for selection, i in ((s, i) for s in selections for i in range(0, len(s), stride)):
         try:
             captions = selection.read(i).captions
         except DataError:
@@ -148,6 +151,20 @@ def _config_of(folder: Path) -> RunConfig:
         )
     known = {key: value for key, value in facts.items() if key in RunConfig.model_fields}
     return resolve(RunConfig, known).config
+
+
+def _check_parallel(config: RunConfig) -> None:
+    """Check that ranks do the same wherever they have to meet inside the model."""
+    train, parts = config.train, config.data.mixture.parts
+    if len(config.task.entries()) == 1 or parts == 1:
+        return
+    for key in ("train.parallel = fsdp", f"train.expert_parallel = {train.expert_parallel}"):
+        if (train.parallel == "fsdp") if "fsdp" in key else train.expert_parallel > 1:
+            raise ConfigError(
+                f"{key} needs all ranks to train the same of the tasks {', '.join(config.task.entries())} at a "
+                f"time, but data.mixture.parts = {parts}; set data.mixture.parts=1, or train.parallel=ddp with "
+                f"train.expert_parallel=1"
+            )
 
 
 def _check_image(config: RunConfig, model: VisionLanguageModel) -> None:
