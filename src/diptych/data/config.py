@@ -174,7 +174,7 @@ class RemoteConfig(Section):
         "first. 0: no limit.",
     )
     ahead: int = Field(
-        2, ge=0, description="Shards that are fetched before they are needed, in each loader process."
+        8, ge=0, description="Shards that may wait at a time to be fetched before they are needed."
     )
     retries: int = Field(5, ge=0, description="Further tries after one that failed.")
     backoff: float = Field(
@@ -288,7 +288,7 @@ class DataConfig(Section):
 
     path: str = Field(
         "",
-        description="Folder of a prepared dataset, here or behind a URL; folder of WebDataset tars, or one tar.",
+        description="Folder of a prepared dataset, here or behind a URL; folder of WebDataset tars, or a tar.",
     )
     split: str | None = Field(None, description="Named split of the dataset; none: all samples.")
     where: str | None = Field(None, description="SQL condition over the index that samples must also meet.")

@@ -214,5 +214,7 @@ def refuse_private(host: str) -> None:
 
 def _one_line(error: BaseException) -> str:
     """Return what an error says; never empty."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    # aiohttp's errors hold the system's, which says more.
+    inner = getattr(error, "os_error", None) or error
+    text = (inner.strerror if isinstance(inner, OSError) else None) or str(inner) or type(error).__name__
     return " ".join(text.split())

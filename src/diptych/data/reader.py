@@ -28,7 +28,7 @@ from diptych.data.order import uniforms
 from diptych.data.plan import Drawn, Int64
 from diptych.data.sample import Sample
 from diptych.data.text import Tokenizer, clean
-from diptych.errors import DataError
+from diptych.errors import DataError, RemoteError
 
 if TYPE_CHECKING:
     from diptych.data.selection import Selection
@@ -256,6 +256,9 @@ class _Source:
             return texts
         try:
             sample = self.selection.read(row)
+        except RemoteError:
+            # No fault of this sample: leaving it out would leave out whatever else lies there.
+            raise
         except DataError as error:
             # Not remembered: a file system may recover.
             return Bad("unreadable sample", str(error))

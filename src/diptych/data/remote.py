@@ -65,7 +65,7 @@ class RemoteStore:
         return self._handle(shard).read(offset, size)
 
     def will_need(self, shards: Sequence[str]) -> None:
-        """Fetch the first `data.remote.ahead` of these shards that are not here, in the background."""
+        """Fetch those of these shards that are not here in the background, up to `ahead` of them."""
         if self.config.read == "cache" and self.config.ahead:
             self._ahead.want(shards)
 
@@ -115,6 +115,9 @@ class RemoteStore:
             partial = self.folder / f"{name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}"
             self.source.download(name, partial, check)
             partial.replace(self.folder / name)
+            if size >= 0:
+                # What others fetched meanwhile counts too.
+                make_room(self.cache, 0, self.config)
 
     def __reduce__(self) -> tuple[type["RemoteStore"], tuple[Any, ...]]:
         return RemoteStore, (self.source, self.folder, self.cache, self._files)
@@ -153,7 +156,9 @@ class _Ahead:
             # A fork has the lock in any state, and no thread.
             self._reset()
         with self._lock:
-            self._wanted = self._store.missing(shards)[: self._store.config.ahead]
+            new = [shard for shard in self._store.missing(shards) if shard not in self._wanted]
+            # What was announced first is needed first; for what is dropped here its reader waits.
+            self._wanted = (self._wanted + new)[: self._store.config.ahead]
             if self._wanted and self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="diptych-read-ahead", daemon=True)
                 self._thread.start()
