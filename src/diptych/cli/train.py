@@ -23,14 +23,19 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train by a recipe, or go on with a run: the same command continues from the newest checkpoint."""
+    """Train by a recipe, or go on with a run: the same command continues from the newest checkpoint.
+
+    On several GPUs or machines: `torchrun --nproc-per-node=GPUS -m diptych train ...`.
+    """
     from diptych.train.config import resolve_run
     from diptych.train.engine import train as run
+    from diptych.train.failures import watched
     from diptych.train.signals import StoppedError
 
-    resolved = resolve_run(recipe, settings or [])
     try:
-        run(resolved, run_dir or Path("runs") / resolved.config.name)
+        with watched():
+            resolved = resolve_run(recipe, settings or [])
+            run(resolved, run_dir or Path("runs") / resolved.config.name)
     except StoppedError as stopped:
         console(stderr=True).print(str(stopped))
         raise typer.Exit(stopped.exit_status) from stopped

@@ -31,7 +31,7 @@ from diptych.blocks.collective import ALONE, World
 from diptych.errors import CheckpointError
 from diptych.train.files import first_line, out_of_room, sync_folder, sync_tree, write_json, write_text
 from diptych.train.sharded import fill_tensors, read_whole, stored_sizes, write_tensors
-from diptych.train.together import RankError, Together
+from diptych.train.together import RankError, Together, agreed
 
 STEP_FOLDER = re.compile(r"step_(\d{8})")
 MIB = 1024 * 1024
@@ -284,9 +284,11 @@ class Checkpoints:
             cause = first_line(error.failure.error if isinstance(error, RankError) else error)
         if isinstance(error, RankError) and self.world.size > 1:
             cause = f"rank {error.failure.rank} on {error.failure.host}: {cause}"
-        return CheckpointError(
-            f"{final}: the checkpoint could not be written: {cause} (it needs about {need / MIB:.1f} MiB, "
-            f"{free / MIB:.1f} MiB are free there); {kept}; {again}"
+        return agreed(
+            CheckpointError(
+                f"{final}: the checkpoint could not be written: {cause} (it needs about "
+                f"{need / MIB:.1f} MiB, {free / MIB:.1f} MiB are free there); {kept}; {again}"
+            )
         )
 
     @contextlib.contextmanager
@@ -299,11 +301,12 @@ class Checkpoints:
         except (OSError, ValueError, KeyError, RuntimeError, EOFError, UnpicklingError, RankError) as error:
             cause: Exception = error.failure.error if isinstance(error, RankError) else error
             if isinstance(cause, CheckpointError):
-                raise cause from error
-            raise CheckpointError(
+                raise agreed(cause) from error
+            message = (
                 f"{path}: damaged checkpoint ({first_line(cause)}); delete this folder and give the "
                 f"same command again to go on from {self._before(path)}"
-            ) from error
+            )
+            raise agreed(CheckpointError(message)) from error
 
 
 def _check_files(path: Path) -> None:

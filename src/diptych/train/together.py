@@ -14,6 +14,7 @@ from diptych.train.files import causes, first_line, out_of_room
 
 T = TypeVar("T")
 R = TypeVar("R")
+E = TypeVar("E", bound=Exception)
 
 PATIENCE = timedelta(hours=2)
 """How long a rank waits for the others here: the slowest may be writing its share of a large checkpoint.
@@ -70,7 +71,7 @@ class Together:
         try:
             return self.all(lambda: None, lambda _: action())
         except RankError as failed:
-            raise failed.failure.error from failed.__cause__
+            raise agreed(failed.failure.error) from failed.__cause__
 
     def all(self, action: Callable[[], T], join: Callable[[list[T]], R]) -> R:
         """Let every rank act, then let rank 0 join the results; every rank gets what that returns.
@@ -142,6 +143,17 @@ class Together:
             return error if isinstance(pickle.loads(pickle.dumps(error)), type(error)) else _plain(error)
         except Exception:  # of any kind: classes decide themselves how they are pickled
             return _plain(error)
+
+
+def agreed(error: E) -> E:
+    """Mark an exception that every rank raises, so that its message need not say which rank it is of."""
+    vars(error)["agreed"] = True
+    return error
+
+
+def is_agreed(error: BaseException) -> bool:
+    """Whether every rank raises this exception."""
+    return bool(vars(error).get("agreed", False))
 
 
 def _plain(error: Exception) -> Exception:
