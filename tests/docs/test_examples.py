@@ -100,10 +100,11 @@ def run(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
         "python": [sys.executable, "-c"],
     }[block.language]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    caches = str(folder / ".cache")
     return subprocess.run(
         [*command, block.body],
         cwd=folder,
-        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": caches},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

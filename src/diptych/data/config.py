@@ -288,7 +288,7 @@ class DataConfig(Section):
 
     path: str = Field(
         "",
-        description="Folder of a prepared dataset, here or behind a URL; folder of WebDataset tars, or a tar.",
+        description="Folder or URL of a prepared dataset, folder of WebDataset tars, or one tar.",
     )
     split: str | None = Field(None, description="Named split of the dataset; none: all samples.")
     where: str | None = Field(None, description="SQL condition over the index that samples must also meet.")

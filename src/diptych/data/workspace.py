@@ -14,6 +14,7 @@ from typing import Any, Self
 import pyarrow.parquet as pq
 
 from diptych.data.columns import make_part
+from diptych.data.derived import FOLDER
 from diptych.data.files import PARTIAL, cannot_write, written_whole
 from diptych.data.index import INDEX, INFO, WORK
 from diptych.data.places import PLACES
@@ -205,6 +206,7 @@ class Workspace:
             names |= {path.name for path in self.out.glob(f"{former['card']}-*.tar")}
         for name in (INFO, INDEX, PLACES, *sorted(names)):
             (self.out / name).unlink(missing_ok=True)
+        shutil.rmtree(self.out / FOLDER, ignore_errors=True)
         for path in self.folder.iterdir():
             if path.name != LOCK:
                 path.unlink()
