@@ -34,7 +34,8 @@ class Batch:
     sources: Tensor | None = None
     """[B] int64: number of the source that each sample comes from; None where there is one."""
     labels: list[str] | None = None
-    """What each sample trains: `data.sources.<name>.task`, or the source's name; None for one source."""
+    """What each sample trains: `data.sources.<name>.task`, or the source's name; None without
+    `data.sources`."""
     captions: list[tuple[str, ...]] | None = None
     """All captions of each sample (evaluation)."""
     skipped: dict[str, int] = field(default_factory=dict)

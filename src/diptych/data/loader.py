@@ -98,7 +98,7 @@ class Loader:
             config,
             tokenizer,
             seed=seed,
-            labels=source_labels(config) if len(named) > 1 else (),
+            labels=source_labels(config) if config.sources else (),
         )
         self.next_batch = start_batch
         self.skipped: Counter[str] = Counter()

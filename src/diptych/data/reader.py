@@ -25,7 +25,7 @@ from diptych.data.image import (
 )
 from diptych.data.members import PICTURES
 from diptych.data.order import uniforms
-from diptych.data.plan import Drawn, Int64
+from diptych.data.plan import Drawn
 from diptych.data.sample import Sample
 from diptych.data.text import Tokenizer, clean
 from diptych.errors import DataError, RemoteError
@@ -199,7 +199,7 @@ class SampleReader:
 
                 pad = self._tokenizer.pad_id
                 packed = pack_texts(piece.sequences, drawn.packs[kept], text.max_tokens, pad)
-        sources = drawn.sources[kept] if len(self._sources) > 1 else None
+        sources = drawn.sources[kept]
         return Batch(
             keys=piece.keys,
             positions=torch.from_numpy(drawn.positions[kept]),
@@ -209,14 +209,11 @@ class SampleReader:
             text_ids=ids,
             text_mask=mask,
             packed=packed,
-            sources=None if sources is None else torch.from_numpy(sources),
-            labels=self._labels_of(sources),
+            sources=torch.from_numpy(sources) if len(self._sources) > 1 else None,
+            labels=[self._labels[s] for s in sources.tolist()] if self._labels else None,
             captions=None if self._training else piece.captions,
             skipped=skipped,
         )
-
-    def _labels_of(self, sources: Int64 | None) -> list[str] | None:
-        return None if sources is None or not self._labels else [self._labels[s] for s in sources.tolist()]
 
 
 class _Source:
