@@ -3,7 +3,7 @@
 EVE base at 224 pixels, masked pre-training and the contrastive step of retrieval, beside a contrastive step
 of a ViT-B/16 with a text tower (`open_clip-vit-b16`; without open_clip `torch-vit-b16-clip`, of torch's own
 layers) and a classification step of timm's ViT-B/16 (`timm-vit-b16`), all with autocast, fused AdamW and
-clipped gradients on one batch that stays on the device. Models differ in size: compare FLOP/s rather than samples/s.
+clipped gradients on one batch that stays on the device. Models differ in size: FLOP/s are what compares.
 
     python benchmarks/train_step.py --batch 256 --compile          # a GPU
     python benchmarks/train_step.py --fsdp --batch 256

@@ -123,7 +123,7 @@ def test_scores_of_all_evaluations_with_the_best_marked() -> None:
     ]
     where = "emoji · unseen style, contrastive, picture → text"
     assert scores(runs) == [
-        TableRow(f"{where}: R@1", ["50.0 %", "25.0 %", "50.0 %"], frozenset({0, 2})),
+        TableRow(f"{where}: R@1", ["50.0\u00a0%", "25.0\u00a0%", "50.0\u00a0%"], frozenset({0, 2})),
         TableRow(f"{where}: median rank", ["2", "3", "2"], frozenset({0, 2})),
         TableRow("emoji · test: masked token loss", ["2.5", "–", "–"]),
     ]

@@ -249,7 +249,13 @@ def test_data_report(tmp_path: Path, dataset: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0.0 %"), (0.00075, "0.07 %"), (0.2345, "23.4 %"), (1.0, "100.0 %"), (None, "–")],
+    [
+        (0.0, "0.0\u00a0%"),
+        (0.00075, "0.07\u00a0%"),
+        (0.2345, "23.4\u00a0%"),
+        (1.0, "100.0\u00a0%"),
+        (None, "–"),
+    ],
 )
 def test_percent(value: float | None, text: str) -> None:
     assert percent(value) == text

@@ -1,5 +1,6 @@
 """Several runs side by side: curves over each other, final figures, scores, speed, settings that differ."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -191,10 +192,15 @@ def differing_settings(runs: Sequence[RunView]) -> list[TableRow]:
     flat = [dict(_leaves(run.config)) for run in runs]
     rows = []
     for key in dict.fromkeys(key for settings in flat for key in settings):
-        cells = ["–" if key not in settings else str(settings[key]) for settings in flat]
+        cells = ["–" if key not in settings else _setting(settings[key]) for settings in flat]
         if key != "name" and len(set(cells)) > 1:
             rows.append(TableRow(key, cells))
     return rows
+
+
+def _setting(value: Any) -> str:
+    """Return a value as a recipe would hold it."""
+    return (value or "(empty)") if isinstance(value, str) else json.dumps(value)
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -29,12 +29,12 @@ def write_page(text: str, out: Path) -> Path:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """Return 0.2345 as '23.5 %', keeping two digits of small shares."""
+    """Return 0.2345 as '23.5 %' with a space that does not break, keeping two digits of small shares."""
     if value is None:
         return "–"
     if 0 < value < 0.01:
-        return f"{100 * value:.2f} %"
-    return f"{100 * value:.{digits}f} %"
+        return f"{100 * value:.2f}\u00a0%"
+    return f"{100 * value:.{digits}f}\u00a0%"
 
 
 def number(value: Any) -> str:

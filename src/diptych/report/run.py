@@ -67,6 +67,8 @@ class Page:
     compared: Comparison | None
     """The runs side by side, if they are several."""
     speeds: list[SpeedRow]
+    owner: str
+    """The run of the main evaluation, where runs of one task are compared; empty otherwise."""
     examples: list[dict[str, Any]]
     confusions: list[dict[str, Any]]
     experts: list[dict[str, Any]]
@@ -99,7 +101,10 @@ def write_run_report(
     every = told_apart([read_run(path, names.get(path.name, "")) for path in [*runs, *baselines]])
     views, rivals = every[: len(runs)], every[len(runs) :]
     main = next((e for run in reversed(views) for e in run.evaluations if "scores" in e.metrics), None)
-    page = _page(title or f"Diptych: {views[-1].title}", views, rivals, main, parts or {})
+    # Runs of one task are looked at together; otherwise they are stages, and the last one is the result.
+    shown = views if overlaid(views) else views[-1:]
+    title = title or f"Diptych: {', '.join(run.title for run in shown)}"
+    page = _page(title, views, rivals, main, parts or {})
     return write_page(render("run.html.j2", page=page, directions=DIRECTIONS, recalls=RECALLS), out)
 
 
@@ -124,6 +129,7 @@ def _page(
         tables=result_tables(views, rivals, main),
         charts=[chart for run in both if run not in together for chart in curves(run)],
         compared=compare(both, COLOURS),
+        owner=owner.title if len([run for run in views if run in together]) > 1 else "",
         speeds=speeds(both),
         examples=examples,
         confusions=confusions,
