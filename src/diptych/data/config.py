@@ -246,8 +246,8 @@ class SourceConfig(Section):
     """One of several datasets that training mixes. What it does not say, `data` says."""
 
     path: str = Field("", description="Its dataset; empty: `data.path`.")
-    split: str | None = Field(None, description="Its split; none: `data.split`.")
-    where: str | None = Field(None, description="Its SQL condition; none: `data.where`.")
+    split: str | None = Field(None, description="Its split; none: `data.split`; empty: all samples.")
+    where: str | None = Field(None, description="Its SQL condition; none: `data.where`; empty: no condition.")
     weight: float | None = Field(
         None,
         ge=0,
