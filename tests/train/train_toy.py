@@ -31,6 +31,7 @@ class ToyConfig(SystemConfig):
     width: int = Field(16, description="Width.")
     vocab_size: int = Field(64, description="Words.")
     max_text_tokens: int = Field(TOKENS, description="Tokens.")
+    dropout: float = Field(0.1, description="Of pictures.")
 
 
 class ToyModel(VisionLanguageModel):
@@ -44,7 +45,7 @@ class ToyModel(VisionLanguageModel):
         self.pixels = nn.Linear(3 * config.image_size**2, config.width)
         self.words = nn.Embedding(config.vocab_size, config.width)
         self.norm = nn.LayerNorm(config.width)
-        self.dropout = nn.Dropout(0.1)
+        self.dropout = nn.Dropout(config.dropout)
 
     def encode_visual(self, visual: Tensor) -> Encoded:
         tokens = self.norm(self.dropout(self.pixels(visual.flatten(1)))).unsqueeze(1)

@@ -76,6 +76,11 @@ class TrainConfig(Section):
         description="Decay of an average of the weights, which is exported in their place; 0: off.",
     )
     checkpoint_every: int = Field(500, ge=0, description="Steps between checkpoints; 0: only at the end.")
+    checkpoint_async: bool = Field(
+        False,
+        description="Copy a checkpoint to host memory and write it while training goes on; it counts when "
+        "all ranks have written theirs.",
+    )
     keep: int = Field(2, ge=1, description="Checkpoints kept; older ones are deleted.")
     log_every: int = Field(20, ge=1, description="Steps between rows of metrics.jsonl.")
     count_flops: bool = Field(

@@ -176,7 +176,7 @@ class _Trainer:
 
     def run(self) -> RunResult:
         """Train to the end, export, and return how it went."""
-        with closing(self.loader), self.profiler:
+        with closing(self.loader), closing(self.checkpoints), self.profiler:
             batches = iter(self.loader)
             written = self.step
             while self.progress < 1:
@@ -196,10 +196,11 @@ class _Trainer:
                     self._stop(written)
                 every = self.config.train.checkpoint_every
                 if every and self.step % every == 0 and self.progress < 1:
-                    self._checkpoint()
+                    self._checkpoint(background=self.config.train.checkpoint_async)
                     written = self.step
             if written < self.step:
                 self._checkpoint()
+            self.checkpoints.wait()
         self._export()
         return RunResult(self.run_dir.path, self.run_dir.export, self.step, trained=True)
 
@@ -251,8 +252,10 @@ class _Trainer:
 
         CPU seconds and signals that come after it count in the next step, on every rank alike.
         """
-        told = exchange(self.world, [not finite, self.signals.received, self._own_cpu_seconds()])
-        bad, signals, seconds = zip(*told, strict=True)
+        own = [not finite, self.checkpoints.failed, self.signals.received, self._own_cpu_seconds()]
+        bad, unwritten, signals, seconds = zip(*exchange(self.world, own), strict=True)
+        if any(unwritten):
+            self.checkpoints.wait()  # raises on every rank what went wrong in the background
         self.stop_signal, self.cpu_seconds = int(max(signals)), sum(seconds)
         return next((rank for rank, found in enumerate(bad) if found), None)
 
@@ -354,9 +357,9 @@ class _Trainer:
         loader = {**self.loader.state_dict(), "next_batch": next_batch, "skipped": self._skipped()}
         return Snapshot(self.step, self.parts.tensors(), trainer, loader)
 
-    def _checkpoint(self) -> None:
-        path = self.checkpoints.save(self._snapshot(), self.config.train.keep)
-        self.log.record(f"checkpoint {path.name}")
+    def _checkpoint(self, *, background: bool = False) -> None:
+        path = self.checkpoints.save(self._snapshot(), self.config.train.keep, background=background)
+        self.log.record(f"checkpoint {path.name}{' is being written' if background else ''}")
 
     def _stop(self, written: int) -> None:
         self.loader.close()  # first: the end of a worker would interrupt the write of the checkpoint

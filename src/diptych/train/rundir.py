@@ -11,12 +11,13 @@ import json
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -27,6 +28,7 @@ from diptych.errors import ConfigError, RunError
 from diptych.train.checkpoint import Checkpoints
 from diptych.train.config import RunConfig
 from diptych.train.files import write_json, write_text
+from diptych.train.ranks import launched_size
 
 FREE_KEYS = (
     "name",
@@ -37,6 +39,7 @@ FREE_KEYS = (
     "data.loader.cache_mb",
     "data.loader.on_error",
     "train.checkpoint_every",
+    "train.checkpoint_async",
     "train.keep",
     "train.log_every",
     "train.count_flops",
@@ -55,6 +58,10 @@ FREE_KEYS = (
 
 Another number of threads or another device may round differently in the last bits.
 """
+
+
+RESTART_PATIENCE = 30.0
+"""Seconds that ranks which torchrun has started again wait for the lock of those before them."""
 
 
 class RunDirectory:
@@ -130,6 +137,7 @@ def environment() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "ranks": launched_size(),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
     }
 
@@ -176,16 +184,26 @@ def _check(path: Path, config: RunConfig, resume: bool) -> None:
 def _lock(path: Path) -> Iterator[None]:
     """Hold a lock that the kernel lets go when the process ends, however it ends."""
     with (path / ".lock").open("w") as file:
-        try:
-            # Not flock: forked loader processes would hold it for seconds after the trainer was killed.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise RunError(
-                f"{path}: another process is training in this directory; wait for it, stop it, or choose "
-                f"another "
-                f"name=..."
-            ) from None
+        # torchrun restarts ranks when the earlier ones are gone; over a network their lock may go later.
+        restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        deadline = time.monotonic() + (RESTART_PATIENCE if restarted else 0.0)
+        while not _locked(file):
+            if time.monotonic() >= deadline:
+                raise RunError(
+                    f"{path}: another process is training in this directory; wait for it, stop it, or choose "
+                    f"another name=..."
+                )
+            time.sleep(0.2)
         yield
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        # Not flock: forked loader processes would hold it for seconds after the trainer was killed.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 def _cpu_model() -> str:
