@@ -1,6 +1,6 @@
 """Experts spread over ranks beside experts copied on every rank: speed of a training step, memory a rank.
 
-Run with `python benchmarks/moe_parallel.py [--ranks N] [--json FILE]`; sizes of the mixture layer are options.
+Run with `python benchmarks/moe_parallel.py [--ranks N] [--json FILE]`; sizes of the layer are options.
 A step is forward, backward and the reduction of the gradients, at equal work: every rank has its own tokens.
 The peer `copied-experts` is plain data parallelism: all experts everywhere, gradients averaged over ranks.
 The two take turns, and the fastest steps count, since other programs only ever make a step slower. Ranks are
