@@ -37,8 +37,6 @@ class Parallel:
         if self.mode != "fsdp" or config.expert_parallel > 1:
             task.to(device)
         self.experts: ExpertGroup = shard_experts(task, world, config.expert_parallel)
-        if device.type == "cuda" and world.size > 1:
-            _synchronise_batch_norms(task)
         units = task.model.fsdp_units()
         if config.activation_checkpointing:
             for unit in units:
@@ -118,14 +116,17 @@ class Parallel:
     def _cut(self, units: Sequence[nn.Module], config: TrainConfig, device: torch.device) -> None:
         mesh = init_device_mesh(device.type, (self.world.size,))
         whole_types = MixedPrecisionPolicy()
-        # Inputs stay as they are: like under autocast, the residual stream is float32.
-        unit_types = (
-            MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-            if config.precision == "bf16"
-            else whole_types
-        )
+        unit_types = whole_types
+        if config.precision == "bf16":
+            # Weights travel and multiply in bf16, gradients are added up in float32. On a GPU the residual
+            # stream stays float32, as under autocast alone; CPU norms want inputs and weights of one type.
+            unit_types = MixedPrecisionPolicy(
+                torch.bfloat16, torch.float32, cast_forward_inputs=device.type == "cpu"
+            )
         self._scalars = [p for p in self.task.parameters() if p.ndim == 0]  # nothing to cut in them
         left = {*self._scalars, *self.experts.parameters.values()}
+        for parameter in self.task.parameters():  # FSDP refuses channels-last weights of convolutions
+            parameter.data = parameter.data.contiguous()
         for unit in units:
             for router in (m for m in unit.modules() if isinstance(m, Router)):
                 fully_shard(router, mesh=mesh, mp_policy=whole_types)  # gates are float32, weights included
@@ -176,20 +177,30 @@ def _average(parameters: Sequence[nn.Parameter], world: World) -> None:
 def _recompute(unit: nn.Module) -> None:
     """Keep only a block's inputs for the backward pass, which runs the block again."""
     forward: Callable[..., Any] = unit.forward
+    social = [part for part in unit.modules() if isinstance(getattr(part, "world", None), World)]
 
     @functools.wraps(forward)
     def recomputed(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        if not social:
+            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        worlds = [part.world for part in social]
+
+        def as_then(*args: Any, **kwargs: Any) -> Any:
+            """Run with the ranks of the first time: by now the block may have served other ones."""
+            now = [part.world for part in social]
+            _meet(social, worlds)
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                _meet(social, now)
+
+        return checkpoint(as_then, *args, use_reentrant=False, **kwargs)
 
     unit.forward = recomputed
 
 
-def _synchronise_batch_norms(task: nn.Module) -> None:
-    """Let batch norms take their statistics from the global batch (there is no such kernel for the CPU)."""
-    for module in task.modules():
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.modules.batchnorm._BatchNorm):
-                synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(child)  # type: ignore[no-untyped-call]
-                setattr(module, name, synchronised)
+def _meet(parts: Sequence[Any], worlds: Sequence[World]) -> None:
+    for part, world in zip(parts, worlds, strict=True):
+        part.world = world
