@@ -7,17 +7,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.ranks import run_ranks
+
+from diptych.blocks.collective import ALONE, World
 from diptych.data.draws import Draws
+from diptych.objectives.contrastive import contrastive_logits
 from diptych.objectives.matching import (
     IGNORED,
     MatchingHead,
     Negatives,
+    draw_hard_negatives,
     draw_negatives,
     itm_accuracy,
     itm_loss,
     matching_passes,
     sample_negatives,
 )
+from diptych.objectives.relation import Relation
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -100,6 +106,19 @@ def test_samples_asked_about_draw_alike_in_any_company() -> None:
     assert torch.equal(two.text, everybody.text[rows])
 
 
+def test_hard_negatives_are_those_of_the_whole_matrix() -> None:
+    images, texts = (
+        torch.nn.functional.normalize(torch.randn(n, 5, generator=generator(n)), dim=1) for n in (9, 7)
+    )
+    relation = Relation(torch.arange(9) % 4, torch.arange(7) % 5)
+    asked = {"images": torch.tensor([8, 0, 3]), "texts": torch.tensor([6, 1, 1])}
+    matrix = contrastive_logits(images, texts, 0.2)
+    expected = draw_negatives(matrix, relation.block(), draws(3), **asked)
+    found = draw_hard_negatives((images.requires_grad_(), texts), 0.2, relation, draws(3), **asked)
+    for name in ("image", "text", "image_valid", "text_valid"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+
+
 def test_three_passes() -> None:
     negatives = Negatives(
         torch.tensor([4, 5]), torch.tensor([6, 7]), torch.tensor([True, False]), torch.tensor([True, True])
@@ -119,6 +138,25 @@ def test_loss_is_the_mean_over_counted_pairs() -> None:
     assert itm_loss(logits, labels).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2, rel=1e-6)
     assert itm_accuracy(logits, labels).item() == 0.5  # a tie counts as class 0, wrong here
     assert itm_loss(logits, torch.full((3,), IGNORED)).item() == 0
+
+
+def shares(world: World) -> list[float]:
+    """Return loss, accuracy and gradient of a rank's pairs: three on rank 0 (one counts), two on rank 1."""
+    logits = torch.tensor([[0.0, 1.0], [3.0, 0.0], [1.0, 2.0], [0.5, 0.0], [2.0, -1.0]])
+    labels = torch.tensor([1, IGNORED, IGNORED, 1, 0])
+    mine = torch.arange(5).split((3, 2))[world.rank] if world.size > 1 else torch.arange(5)
+    ours = logits[mine].requires_grad_()
+    loss = itm_loss(ours, labels[mine], world)
+    loss.backward()
+    assert ours.grad is not None
+    return [loss.item(), itm_accuracy(ours, labels[mine], world).item(), *ours.grad[:, 0].tolist()]
+
+
+def test_shares_of_two_ranks_make_the_mean_over_all_pairs() -> None:
+    (loss, accuracy, *gradient), (first, second) = shares(ALONE), run_ranks(shares)
+    assert (first[0] + second[0]) / 2 == pytest.approx(loss, rel=1e-6)
+    assert (first[1] + second[1]) / 2 == pytest.approx(accuracy) == pytest.approx(2 / 3)
+    assert [x / 2 for x in first[2:] + second[2:]] == pytest.approx(gradient, rel=1e-6)
 
 
 def test_head() -> None:

@@ -53,7 +53,7 @@ class EvePretrainConfig(TaskConfig):
         "published", description="Start of the contrastive projections: normal 0.02, or by fan-in (ours)."
     )
     itc_chunk: int = Field(
-        1024,
+        512,
         ge=0,
         description="Ours: pictures whose similarities to all texts are held at once in contrastive losses; "
         "the loss is the same, with less memory for large batches; 0: all.",
