@@ -144,7 +144,7 @@ def in_parts(sizes: Sequence[int], counts: Sequence[int], seed: int, part: int, 
     return PartsPlan(plans, Cycle(np.array(counts), seed), parts, {})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 25), min_size=2, max_size=4),
     seed=SEEDS,
@@ -157,7 +157,7 @@ def test_every_sample_once_in_each_epoch_of_its_source(
 ) -> None:
     counts = [data.draw(st.integers(1, 5)) for _ in sizes]
     plan: Plan = in_parts(sizes, counts, seed, part, parts) if parts else mixed(sizes, counts, seed, part)
-    drawn = joined([plan.batch(k) for k in range(60)])
+    drawn = joined([plan.batch(k) for k in range(40)])
     assert len(set(drawn.positions.tolist())) == len(drawn.positions)
     for source, size in enumerate(sizes):
         rows = drawn.rows[drawn.sources == source]
