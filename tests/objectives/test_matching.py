@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests.ranks import run_ranks
 
 from diptych.blocks.collective import ALONE, World
