@@ -83,8 +83,16 @@ def overlaid(runs: Sequence[RunView]) -> list[list[RunView]]:
     return [group for group in tasks.values() if len(group) > 1]
 
 
-def compare(runs: Sequence[RunView], colours: Sequence[str]) -> Comparison | None:
-    """Put runs side by side; None for a single one."""
+def compare(
+    runs: Sequence[RunView], colours: Sequence[str], shown: EvalView | None = None
+) -> Comparison | None:
+    """Put runs side by side; None for a single one.
+
+    Args:
+        runs: in the order of the columns.
+        colours: of the first run, the second, ...; they start anew when they are used up.
+        shown: scores on the split of this evaluation are left out, as they are shown elsewhere.
+    """
     if len(runs) < 2:
         return None
     of_run = {run.title: colours[i % len(colours)] for i, run in enumerate(runs)}
@@ -95,7 +103,7 @@ def compare(runs: Sequence[RunView], colours: Sequence[str]) -> Comparison | Non
         colours=list(of_run.values()),
         charts=charts,
         figures=final_figures(runs),
-        scores=scores(runs),
+        scores=scores(runs, shown),
         settings=differing_settings(runs),
     )
 
@@ -143,11 +151,16 @@ def final_figures(runs: Sequence[RunView]) -> list[TableRow]:
     return [_row(_spoken(name), [run.last.get(name) for run in runs], number) for name in shown]
 
 
-def scores(runs: Sequence[RunView]) -> list[TableRow]:
-    """Return every score of every evaluation, best ones marked; runs that lack it have a dash."""
+def scores(runs: Sequence[RunView], shown: EvalView | None = None) -> list[TableRow]:
+    """Return every score of every evaluation, best ones marked; runs that lack it have a dash.
+
+    Evaluations on the split of `shown` are left out.
+    """
     found: dict[str, dict[int, float]] = {}
     for position, run in enumerate(runs):
         for evaluation in run.evaluations:
+            if shown is not None and evaluation.title == shown.title:
+                continue
             for label, value in _scores_of(evaluation):
                 found.setdefault(label, {})[position] = value
     rows = []

@@ -1,13 +1,27 @@
 """Line charts and histograms as SVG strings that take the page's colours and fonts."""
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-COLOURS = ("#2f6fde", "#e07b1a", "#2a9d64", "#b0479b", "#8a6d3b", "#4fa3b8", "#d64545", "#7d6bd6")
+COLOURS = (
+    "#2f6fde",
+    "#e07b1a",
+    "#2a9d64",
+    "#b0479b",
+    "#8a6d3b",
+    "#4fa3b8",
+    "#d64545",
+    "#7d6bd6",
+    "#9aa329",
+    "#5f6b7a",
+)
+BESIDE = 4
+"""Names in a legend that find room among the lines; longer ones are below the chart."""
 SIZE = (4.3, 2.5)  # inches at 72 dpi: readable unscaled on a phone, three beside each other on a desktop
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
@@ -42,7 +56,10 @@ def line_chart(
     if log_y:
         axes.set_yscale("log")
     axes.set_xlabel(x_label)
-    if legend and len(series) > 1:
+    if legend and len(series) > BESIDE:
+        figure.set_figheight(SIZE[1] + 0.22 * math.ceil(len(series) / 3))
+        figure.legend(frameon=False, loc="outside lower center", ncols=3, handlelength=1.2)
+    elif legend and len(series) > 1:
         axes.legend(frameon=False, loc="best", handlelength=1.2)
     return _svg(figure)
 

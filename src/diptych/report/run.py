@@ -128,7 +128,7 @@ def _page(
         rival=rival,
         tables=result_tables(views, rivals, main),
         charts=[chart for run in both if run not in together for chart in curves(run)],
-        compared=compare(both, COLOURS),
+        compared=compare(both, COLOURS, None if overlaid(views) else main),
         owner=owner.title if len([run for run in views if run in together]) > 1 else "",
         speeds=speeds(both),
         examples=examples,
@@ -193,7 +193,7 @@ def curves(run: RunView) -> list[Chart]:
         return []
     losses: dict[str, tuple[list[float], list[float]]] = {}
     metrics: dict[str, tuple[list[float], list[float]]] = {}
-    norms: dict[str, tuple[list[float], list[float]]] = {}
+    norms: dict[str, tuple[list[float], list[float]]] = {"total": ([], [])}
     for row in run.rows:
         for key, value in row.items():
             if not isinstance(value, int | float):
@@ -208,7 +208,7 @@ def curves(run: RunView) -> list[Chart]:
     charts = [Chart(f"{run.title}: loss", line_chart(losses, x_label="step"))] if losses else []
     if shares:
         charts.append(Chart(f"{run.title}: measures", line_chart(shares, x_label="step")))
-    if norms:
+    if norms["total"][0]:
         # A part whose gradient vanishes has no place on this axis.
         drawn = {k: v for k, v in norms.items() if all(y > 0 for y in v[1])}
         charts.append(Chart(f"{run.title}: gradient norm", line_chart(drawn, x_label="step", log_y=True)))
