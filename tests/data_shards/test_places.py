@@ -1,5 +1,7 @@
 """The memory-mapped table of places and what a selection of a large dataset holds."""
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import pickle
@@ -21,6 +23,7 @@ from diptych.data import index as index_module
 from diptych.data import places as places_module
 from diptych.data.columns import FIXED, file_hash
 from diptych.data.index import ShardDataset
+from diptych.data.locking import locked
 from diptych.data.places import PLACES, Place, Places, write_places
 from diptych.data.prepare import prepare
 from diptych.data.shards import ShardWriter
@@ -324,3 +327,17 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="full"):
         derived_module.derived_file([tmp_path], "x", fail, lambda path: path.is_file())
     assert [p.name for p in tmp_path.iterdir()] == ["lock"]
+
+
+def test_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with locked(tmp_path / "l") as first, locked(tmp_path / "l", wait=False) as second:
+        assert (first, second) == (True, False)
+    with locked(tmp_path / "l", wait=False) as third:
+        assert third
+
+    def no_locks(handle: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with locked(tmp_path / "l") as held:
+        assert held

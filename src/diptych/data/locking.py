@@ -1,10 +1,13 @@
 """Locks between processes (and threads): one does the work, the others wait for its result."""
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -18,6 +21,9 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     Yields:
         Whether the lock is held; always true with `wait`.
 
+    Where the file system has no locks the work is done by everybody: what is made under a lock has to appear
+    under its name at once (a rename).
+
     Raises:
         OSError: the file cannot be made or locked.
     """
@@ -28,8 +34,12 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             held = False
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         yield held
     finally:
-        # Closing gives the lock back, unless a child that was forked meanwhile holds the file open too.
-        fcntl.flock(handle, fcntl.LOCK_UN)
+        with suppress(OSError):
+            # Closing alone would not do where a child that was forked meanwhile holds the file open too.
+            fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)
