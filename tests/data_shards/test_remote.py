@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from remote_server import Server, serving
 from toy_card import toy_card
 
@@ -188,6 +189,27 @@ def test_an_unreachable_store_ends_a_run_whatever_on_error_says(server: Server, 
     with pytest.raises(RemoteError, match="is not given out"):
         list(evaluation_batches(selection, data, 4))
     loader.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_equal_those_of_the_local_dataset(
+    server: Server, local: ShardDataset, config: RemoteConfig, workers: int
+) -> None:
+    loading = LoaderConfig(batch_size=5, workers=workers, block_size=7, block_window=2)
+    data = DataConfig(image=ImageConfig(size=8), loader=loading)
+    loaders = [
+        Loader(ShardDataset.open(path, config.with_(ahead=3)).select(), data, None, seed=3)
+        for path in (server.url, str(local.root))
+    ]
+    for _, theirs, ours in zip(range(14), *loaders, strict=False):
+        assert theirs.keys == ours.keys
+        assert torch.equal(theirs.positions, ours.positions)
+        assert theirs.images is not None
+        assert ours.images is not None
+        assert torch.equal(theirs.images, ours.images)
+    for loader in loaders:
+        loader.close()
+    assert [server.gets[name] for name in SHARDS] == [1] * 5
 
 
 def test_what_is_missing(server: Server, config: RemoteConfig, tmp_path: Path) -> None:
