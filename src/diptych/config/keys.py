@@ -35,13 +35,17 @@ class Key:
     @property
     def plain(self) -> str:
         """The path as recipes and arguments write it: `system.width`."""
-        return ".".join(part.partition("[")[0] for part in self.path.split("."))
+        return _plain(self.path)
 
     @property
     def condition(self) -> str:
         """The setting that a variant's key needs, `system.name=eve`; empty for other keys."""
-        head, bracket, rest = self.path.partition("[")
-        return f"{head}.name={rest.partition(']')[0]}" if bracket else ""
+        head, bracket, rest = self.path.rpartition("[")  # the innermost
+        return f"{_plain(head)}.name={rest.partition(']')[0]}" if bracket else ""
+
+
+def _plain(path: str) -> str:
+    return ".".join(part.partition("[")[0] for part in path.split("."))
 
 
 def walk(schema: type[Section], names: Mapping[str, str] | None = None) -> Iterator[Key]:
