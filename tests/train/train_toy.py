@@ -17,6 +17,7 @@ from diptych.data.batch import Batch
 from diptych.data.image import normalise
 from diptych.data.sample import Sample
 from diptych.data.shards import ShardWriter
+from diptych.errors import DataError
 from diptych.systems import SYSTEMS
 from diptych.systems.protocol import Encoded, ImageSpec, SystemConfig, TextSpec, VisionLanguageModel
 from diptych.systems.task import Loss, StepContext, Task, TaskConfig
@@ -78,6 +79,7 @@ class PairsConfig(TaskConfig):
     name: Literal["toy_pairs"] = "toy_pairs"
     jitter: float = Field(0.1, description="Noise on the pictures, from the step's generator.")
     explode_at: int = Field(-1, description="Number of the step whose loss is not a number.")
+    die_at: int = Field(-1, description="Number of the step at which the last of several ranks fails.")
     pause: float = Field(0.0, description="Seconds a step takes at least.")
     head: bool = Field(False, description="Have a head of its own.")
 
@@ -109,6 +111,8 @@ class PairsTask(Task):
         if self.config.head:
             size = size + self.head(image).square().mean()
         time.sleep(self.config.pause)
+        if context.step == self.config.die_at and context.world.rank == context.world.size - 1 > 0:
+            raise DataError(f"the toy dies at step {context.step}")
         if context.step == self.config.explode_at:
             pull = pull * float("nan")
         return Loss(pull + size, {"pull": pull, "size": size}, {"progress": torch.tensor(context.progress)})
