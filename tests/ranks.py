@@ -12,6 +12,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+PRELOADED = [
+    "pytest",
+    "hypothesis",
+    "torch.distributed.checkpoint",
+    "torch.distributed.fsdp",
+    "diptych.blocks.expert_parallel",
+    "diptych.systems.eve.pretrain",
+]
+"""What the tests of several processes import."""
+
 
 def run_ranks(
     function: Callable[..., Any], *arguments: Any, ranks: int = 2, timeout: float = 120
@@ -25,8 +35,8 @@ def run_ranks(
         timeout: seconds after which everything is killed and the test fails.
     """
     context = multiprocessing.get_context("forkserver")
-    # Importing torch once instead of once a process.
-    context.set_forkserver_preload(["torch", "torch.distributed", "diptych.systems.eve.pretrain"])
+    # Importing them once instead of once a process.
+    context.set_forkserver_preload(PRELOADED)
     results: Any = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
         processes = [
