@@ -1,19 +1,15 @@
-"""Several ranks train what one process trains: EVE at toy size with its mixture of experts, on two processes."""
+"""Two ranks train what one process trains: EVE at toy size with its mixture of experts."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import train_toy
+from tests.ranks import run_ranks
 from train_toy import exported, settings
 
 from diptych.train.config import resolve_run
 from diptych.train.engine import train
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from ranks import run_ranks
 
 EVE = {
     "name": "eve",

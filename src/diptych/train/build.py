@@ -158,13 +158,16 @@ def _check_parallel(config: RunConfig) -> None:
     train, parts = config.train, config.data.mixture.parts
     if len(config.task.entries()) == 1 or parts == 1:
         return
-    for key in ("train.parallel = fsdp", f"train.expert_parallel = {train.expert_parallel}"):
-        if (train.parallel == "fsdp") if "fsdp" in key else train.expert_parallel > 1:
-            raise ConfigError(
-                f"{key} needs all ranks to train the same of the tasks {', '.join(config.task.entries())} at a "
-                f"time, but data.mixture.parts = {parts}; set data.mixture.parts=1, or train.parallel=ddp with "
-                f"train.expert_parallel=1"
-            )
+    wanting = {
+        "train.parallel = fsdp": train.parallel == "fsdp",
+        f"train.expert_parallel = {train.expert_parallel}": train.expert_parallel > 1,
+    }
+    for key in (key for key, wants in wanting.items() if wants):
+        raise ConfigError(
+            f"{key} needs all ranks to train the same task at a time ({', '.join(config.task.entries())} are "
+            f"given), but data.mixture.parts = {parts}; set data.mixture.parts=1, or train.parallel=ddp and "
+            f"train.expert_parallel=1"
+        )
 
 
 def _check_image(config: RunConfig, model: VisionLanguageModel) -> None:

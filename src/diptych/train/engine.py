@@ -226,7 +226,7 @@ class _Trainer:
             self.figures.gradients,
             self.parts.parallel.gradients,
         )
-        bad = self._agree(torch.isfinite(sum((loss.total.detach() for loss in losses), norm.float())))
+        bad = self._agree(losses, norm)
         if bad is not None:
             raise self._not_finite(losses, norm, [key for batch in group for key in batch.keys], bad)
         set_lr(self.optimizer, self._lr())
@@ -247,17 +247,19 @@ class _Trainer:
         sums = [sum(of_ranks) for of_ranks in zip(*counts, strict=True)]
         return [total / sum(sums) for total in sums]
 
-    def _agree(self, finite: Tensor) -> int | None:
-        """Tell the ranks each other how the step went; return the first rank whose loss is not finite.
+    def _agree(self, losses: list[Loss], norm: Tensor) -> int | None:
+        """Tell the ranks each other how the step went; return the rank whose loss is not finite, if one is.
 
         CPU seconds and signals that come after it count in the next step, on every rank alike.
         """
-        own = [not finite, self.checkpoints.failed, self.signals.received, self._own_cpu_seconds()]
-        bad, unwritten, signals, seconds = zip(*exchange(self.world, own), strict=True)
-        if any(unwritten):
-            self.checkpoints.wait()  # raises on every rank what went wrong in the background
+        total = sum((loss.total.detach().float() for loss in losses), torch.zeros_like(norm))
+        loss_is_fine, norm_is_fine = torch.stack([total, norm]).isfinite().tolist()
+        # One bad loss spoils the gradients of all ranks: the rank to name is the one where it is the loss.
+        wrong = 2 if not loss_is_fine else int(not norm_is_fine)
+        told = exchange(self.world, [wrong, self.signals.received, self._own_cpu_seconds()])
+        wrongs, signals, seconds = zip(*told, strict=True)
         self.stop_signal, self.cpu_seconds = int(max(signals)), sum(seconds)
-        return next((rank for rank, found in enumerate(bad) if found), None)
+        return wrongs.index(max(wrongs)) if any(wrongs) else None
 
     def _backward(self, group: list[Batch], shares: list[float]) -> list[Loss]:
         """Add up the gradients of the batches of a step, each by its share of the samples."""
