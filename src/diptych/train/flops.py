@@ -68,7 +68,7 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run an operation and add its count."""
         out = func(*args, **(kwargs or {}))
-        formula = self._formulas.get(func._overloadpacket)
+        formula = self._formulas.get(getattr(func, "_overloadpacket", func))
         if formula is not None:
             self.total += formula(*args, **(kwargs or {}), out_val=out)
         return out

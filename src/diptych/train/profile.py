@@ -1,5 +1,6 @@
 """A trace of some steps of a run: where the time goes, kernel by kernel."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +36,8 @@ class StepProfiler:
             self._sort_by = "self_cuda_time_total"
         self._profile: Any = None
         if steps:
+            # The library behind the profiler writes notes of its own to stderr.
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")
             self._profile = profile(
                 activities=activities,
                 schedule=schedule(wait=SKIPPED - 1, warmup=1, active=steps, repeat=1),
