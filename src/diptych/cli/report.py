@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         title: Annotated[str, typer.Option(help="Heading of the page.")] = "",
     ) -> None:
-        """Show what runs did, several side by side: results, examples, experts, curves, speed, settings, data."""
+        """Show runs, several side by side: results, examples, experts, curves, speed, settings, data."""
         from diptych.report.run import write_run_report
 
         page = write_run_report(runs, out or runs[-1] / "report.html", title=title, baselines=baseline or [])
