@@ -1,5 +1,6 @@
 """`diptych train`: start a run, or go on with it."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,8 @@ def train(
 
     On several GPUs or machines: `torchrun --nproc-per-node=GPUS -m diptych train ...`.
     """
+    # Before torch is imported: its C++ side remarks on every rank that a model uses all of its parameters.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from diptych.train.config import resolve_run
     from diptych.train.engine import train as run
     from diptych.train.failures import watched

@@ -134,9 +134,6 @@ class Parallel:
         fully_shard(self._whole, mesh=mesh, mp_policy=whole_types, ignored_params=left)
         for parameter in left:
             parameter.data = parameter.data.to(device)
-        for module in self.task.modules():
-            for name, buffer in module.named_buffers(recurse=False):
-                setattr(module, name, buffer.to(device))
 
 
 class _Step(nn.Module):
@@ -185,11 +182,11 @@ def _recompute(unit: nn.Module) -> None:
             return forward(*args, **kwargs)
         if not social:
             return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-        worlds = [part.world for part in social]
+        worlds: list[Any] = [part.world for part in social]
 
         def as_then(*args: Any, **kwargs: Any) -> Any:
             """Run with the ranks of the first time: by now the block may have served other ones."""
-            now = [part.world for part in social]
+            now: list[Any] = [part.world for part in social]
             _meet(social, worlds)
             try:
                 return forward(*args, **kwargs)
