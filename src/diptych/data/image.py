@@ -242,7 +242,8 @@ def random_box(
     Ten tries take four of the CROP_DRAWS draws each; if none fits into the picture, it is the largest central
     part whose width / height is within `ratio`.
     """
-    for area_draw, ratio_draw, x, y in draws[:CROP_DRAWS].reshape(-1, 4):
+    numbers = draws[:CROP_DRAWS].tolist()  # one by one out of an array they are slow
+    for area_draw, ratio_draw, x, y in zip(*(numbers[i::4] for i in range(4)), strict=True):
         area = width * height * (scale[0] + (scale[1] - scale[0]) * area_draw)
         aspect = math.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * ratio_draw)
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))

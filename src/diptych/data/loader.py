@@ -35,6 +35,7 @@ _AHEAD = 3
 """Batches that workers read ahead."""
 _FETCH_AHEAD = 16
 """Batches whose shards a remote store is told of."""
+_KEPT_MEMORY = 2**25 - 2**13
 _REMEMBERED = 64
 """Batches for which `state_at` knows what had been skipped."""
 
@@ -111,6 +112,7 @@ class Loader:
         """Yield batches from `next_batch` on. Only the newest iterator of a loader may be used."""
         self.close()
         self._turn += 1
+        _keep_freed_memory()
         return self._iterate(self._turn)
 
     def _iterate(self, turn: int) -> Iterator[Batch]:
@@ -282,6 +284,15 @@ class Loader:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep up to 32 MiB of freed memory, for this process and workers that are forked.
+
+    Each picture needs some hundred kB for a moment; memory that goes back to the system in between costs a page
+    fault for every 4 KiB. glibc learns its limits from the largest block freed; elsewhere this does nothing.
+    """
+    bytearray(_KEPT_MEMORY)
 
 
 def _named(

@@ -86,23 +86,27 @@ class Selection:
             ) from error
 
     def _block(self, place: Place, shard: str) -> bytes:
-        where = self.dataset.store.place(shard)
         try:
             block = self.dataset.read_bytes(shard, place.offset, place.size)
         except OSError as error:
             raise DataError(
-                f"{where}: sample '{place.key}' cannot be read: {error.strerror or error}; {VERIFY}"
+                f"{self._where(shard)}: sample '{place.key}' cannot be read: "
+                f"{error.strerror or error}; {VERIFY}"
             ) from error
         if len(block) < place.size:
             raise DataError(
-                f"{where}: sample '{place.key}' is cut off: expected bytes {place.offset} to "
+                f"{self._where(shard)}: sample '{place.key}' is cut off: expected bytes {place.offset} to "
                 f"{place.offset + place.size}, the file ends at {place.offset + len(block)}; {VERIFY}"
             )
         if zlib.crc32(block) != place.crc32:
             raise DataError(
-                f"{where}: sample '{place.key}' is damaged: its checksum differs from the index; {VERIFY}"
+                f"{self._where(shard)}: sample '{place.key}' is damaged: "
+                f"its checksum differs from the index; {VERIFY}"
             )
         return block
+
+    def _where(self, shard: str) -> str:
+        return self.dataset.store.place(shard)
 
     def will_need(self, numbers: NDArray[np.int64] | Sequence[int]) -> None:
         """Say which of the samples 0..N-1 are read next, in this order; a remote store fetches ahead."""
