@@ -18,15 +18,14 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed import DistError
 
 from diptych.errors import DiptychError
 from diptych.train.files import causes, first_line
+from diptych.train.meeting import meeting as meet_others
 from diptych.train.signals import StoppedError
 from diptych.train.together import is_agreed
 
@@ -193,8 +192,8 @@ def watched(environment: Mapping[str, str] = os.environ) -> Iterator[None]:
     if size == 1:
         yield
         return
-    watch = Watch(int(environment.get("RANK", "0")), size, _launcher_store(environment))
-    with watch:
+    meeting = meet_others()
+    with Watch(int(environment.get("RANK", "0")), size, meeting.store() if meeting else None) as watch:
         try:
             yield
         except (KeyboardInterrupt, SystemExit):
@@ -229,23 +228,6 @@ def _broken_by_others(error: BaseException) -> bool:
         or (type(cause) is RuntimeError and BROKEN.search(str(cause)) is not None)
         for cause in causes(error)
     )
-
-
-def _launcher_store(environment: Mapping[str, str]) -> Any:
-    """Connect to the store of torchrun's agent, which outlives the ranks; None under other launchers."""
-    if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return None
-    try:
-        store = TCPStore(
-            environment["MASTER_ADDR"],
-            int(environment["MASTER_PORT"]),
-            is_master=False,
-            wait_for_workers=False,
-            timeout=timedelta(seconds=30),
-        )
-    except (RuntimeError, KeyError, ValueError):
-        return None
-    return PrefixStore(f"diptych/{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _started(pid: int) -> str:

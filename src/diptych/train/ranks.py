@@ -13,6 +13,7 @@ from diptych.blocks.collective import ALONE, World
 from diptych.errors import ConfigError, RunError
 from diptych.train.config import TrainConfig
 from diptych.train.log import RunLog
+from diptych.train.meeting import meeting
 from diptych.train.together import Together
 
 T = TypeVar("T")
@@ -91,6 +92,9 @@ def _meet(config: TrainConfig, device: torch.device, size: int) -> None:
     options: dict[str, Any] = {"timeout": timedelta(seconds=config.timeout)}
     if size == 1:
         options |= {"store": torch._C._distributed_c10d.HashStore(), "rank": 0, "world_size": 1}
+    found = meeting()
+    if found is not None:
+        options |= {"store": found.store(options["timeout"]), "rank": found.rank, "world_size": found.size}
     try:
         # What ranks agree on travels by gloo on the CPU, so that it never waits for a GPU.
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", **options)
