@@ -60,10 +60,12 @@ class Figures:
         *,
         count_flops: bool = True,
     ) -> None:
-        self._task, self._device, self._precision, self._world = task, device, precision, world
+        self._task, self._device, self._world = task, device, world
         self._image_tokens = task.model.image_spec.tokens
         self._parts = PartNorms(task.named_parameters())
         self._flops = StepFlops(count_flops)
+        # Now, while a GPU's memory holds no activations yet.
+        self._able = roofline(device, precision) if count_flops else 0.0
         self._step_kind: set[str] = set()
         self._step_tokens = torch.zeros(())
         self._clear()
@@ -119,7 +121,8 @@ class Figures:
         self._step_kind, self._step_tokens = set(), torch.zeros(())
 
     def _add(self, name: str, value: Tensor, weight: float) -> None:
-        value = value.float() * weight
+        # A figure that a task computed on the host must not hold up the others.
+        value = value.to(self._device, torch.float32) * weight
         self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._weights[name] = self._weights.get(name, 0.0) + weight
 
@@ -139,7 +142,6 @@ class Figures:
         # The one place where the host waits for the device; the clock is read after it.
         values = torch.stack([self._sums[name] for name in names]).tolist() if names else []
         seconds = max(time.monotonic() - self._since, 1e-9)
-        flops = self._flops.of(self._tokens)
         return Share(
             sums={name: (v, self._weights[name]) for name, v in zip(names, values, strict=True)},
             seconds=seconds,
@@ -147,8 +149,8 @@ class Figures:
             samples=self._samples,
             steps=self._steps,
             tokens=sum(float(tokens) for tokens in self._tokens.values()),
-            flops=flops,
-            peak_flops=roofline(self._device, self._precision) if flops else 0.0,
+            flops=self._flops.of(self._tokens),
+            peak_flops=self._able,
             memory_mb=peak_mb(self._device),
             experts={layer: load.tolist() for layer, load in self._task.model.expert_load().items()},
         )

@@ -57,10 +57,14 @@ class PartNorms:
         parts = {id(parameter): part_of(name) for name, parameter in named}
         self.names = list(dict.fromkeys(parts.values()))
         """The parts, in the order of the task; [G]."""
+        self._rows: dict[tuple[int, ...], Tensor] = {}
         self._number = {key: self.names.index(part) for key, part in parts.items()}
 
     def of(self, parameters: Sequence[nn.Parameter], norms: Tensor) -> Tensor:
         """Return [G] norms of the parts from the norms [n] of the gradients of `parameters`."""
-        rows = torch.tensor([self._number[id(p)] for p in parameters], device=norms.device)
+        numbers = tuple(self._number[id(p)] for p in parameters)
+        rows = self._rows.get(numbers)
+        if rows is None:
+            rows = self._rows[numbers] = torch.tensor(numbers, dtype=torch.int64, device=norms.device)
         squares = torch.zeros(len(self.names), device=norms.device)
         return squares.index_add_(0, rows, norms.square()).sqrt_()

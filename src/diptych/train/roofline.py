@@ -28,7 +28,15 @@ def roofline(device: torch.device, precision: str) -> float:
 @functools.lru_cache
 def _measured(name: str, dtype: torch.dtype, settings: int | str) -> float:
     device = torch.device(name)
-    side = _side(settings) if isinstance(settings, int) else 8192
+    found = _fastest(device, dtype, _side(device, settings))
+    if device.type == "cuda":
+        # What the run takes is told by what comes after.
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    return found
+
+
+def _fastest(device: torch.device, dtype: torch.dtype, side: int) -> float:
     # Not from the global generator: measuring must not change what a run draws.
     generator = torch.Generator(device).manual_seed(0)
     a, b = (torch.randn(side, side, device=device, generator=generator).to(dtype) for _ in range(2))
@@ -40,8 +48,12 @@ def _measured(name: str, dtype: torch.dtype, settings: int | str) -> float:
     return 2.0 * side**3 / fastest
 
 
-def _side(threads: int) -> int:
-    """Return a side that keeps the threads of a CPU busy and still takes a moment only."""
+def _side(device: torch.device, settings: int | str) -> int:
+    """Return a side that keeps the device busy, takes a moment only and fits into its free memory."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return 8192 if free > 3e9 else 2048
+    threads = int(settings)
     return 1024 if threads <= 4 else 2048 if threads <= 16 else 4096
 
 
