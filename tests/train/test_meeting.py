@@ -1,7 +1,6 @@
 """How the ranks of one start find each other in a store that has seen earlier ones."""
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import pytest
 from torch.distributed import HashStore, TCPStore

@@ -153,7 +153,7 @@ def agreed(error: E) -> E:
 
 def is_agreed(error: BaseException) -> bool:
     """Whether every rank raises this exception."""
-    return bool(vars(error).get("agreed", False))
+    return bool(getattr(error, "agreed", False))
 
 
 def _plain(error: Exception) -> Exception:
