@@ -17,6 +17,7 @@ from diptych.config.layers import Resolved
 from diptych.data.augment import augment
 from diptych.data.batch import Batch
 from diptych.data.draws import Draws
+from diptych.data.prefetch import DevicePrefetcher
 from diptych.errors import DataError, DiptychError, RunError
 from diptych.systems.task import Loss, StepContext
 from diptych.train.assemble import assemble
@@ -177,7 +178,7 @@ class _Trainer:
     def run(self) -> RunResult:
         """Train to the end, export, and return how it went."""
         with closing(self.loader), closing(self.checkpoints), self.profiler:
-            batches = iter(self.loader)
+            batches = iter(DevicePrefetcher(self.loader, self.device))
             written = self.step
             while self.progress < 1:
                 before = self.progress
@@ -324,7 +325,7 @@ class _Trainer:
         figures = self.figures.row()
         row = {
             "step": self.step,
-            "epoch": self.loader.next_batch / self.loader.batches_per_epoch,
+            "epoch": self._next_batch / self.loader.batches_per_epoch,
             "time": time.time(),
             "cpu_seconds": self.cpu_seconds,
             "progress": progress,
@@ -341,9 +342,18 @@ class _Trainer:
         self.log.row(row, summary)
         self.log.moved(progress, self.step, f"loss {row['loss']:.4f}")
 
+    @property
+    def _next_batch(self) -> int:
+        """The batch that comes after the steps that are done.
+
+        Not what the loader has handed out: it is ahead, and a step that failed half way is done again.
+        """
+        return self.step * self.config.train.accumulate
+
     def _skipped(self) -> dict[str, int]:
         """Return the samples left out so far on all ranks, by cause; all ranks call it."""
-        told = Together(self.world).all(lambda: dict(self.loader.skipped), list)
+        own = self.loader.state_at(self._next_batch)["skipped"]
+        told = Together(self.world).all(lambda: own, list)
         return dict(sum(map(Counter, told), Counter()))
 
     def _snapshot(self) -> Snapshot:
@@ -354,9 +364,7 @@ class _Trainer:
             "diptych": diptych.__version__,
             "torch": torch.__version__,
         }
-        # By step, not by what the loader has handed out: a step that failed half way is done again in full.
-        next_batch = self.step * self.config.train.accumulate
-        loader = {**self.loader.state_dict(), "next_batch": next_batch, "skipped": self._skipped()}
+        loader = {**self.loader.state_at(self._next_batch), "skipped": self._skipped()}
         return Snapshot(self.step, self.parts.tensors(), trainer, loader)
 
     def _checkpoint(self, *, background: bool = False) -> None:
