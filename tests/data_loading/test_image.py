@@ -17,10 +17,12 @@ from diptych.data.image import (
     PictureError,
     decode_image,
     make_square,
+    mirror,
     normalise,
     open_image,
     random_box,
     smallest_side,
+    square_into,
 )
 
 
@@ -166,6 +168,58 @@ def test_resizing_is_pillows_bicubic() -> None:
                           image.resize((12, 12), Image.Resampling.BICUBIC))  # fmt: skip
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(1, 200),
+    height=st.integers(1, 200),
+    size=st.sampled_from([1, 7, 16, 64]),
+    resize=st.sampled_from(["squash", "pad", "crop", "random_crop"]),
+    channels=st.sampled_from([3, 4]),
+)
+def test_bytes_are_resized_as_pillow_does(
+    width: int, height: int, size: int, resize: Any, channels: int
+) -> None:
+    y, x = np.mgrid[:height, :width]
+    pixels = np.stack([127 + 120 * np.sin(x / 5 + y / 9), x * 255 / width, 255 - y * 255 / height], 2)
+    picture = pixels.astype(np.uint8)
+    config = ImageConfig(size=size, resize=resize, background="#102030")
+    draws = np.random.default_rng(width).random(CROP_DRAWS)
+    # Filled with something else, and with the neighbours beside it, as in a batch.
+    batch = np.full((3, size, size, channels), 77, dtype=np.uint8)
+    square_into(batch[1], picture, config, draws)
+    image = Image.fromarray(picture)
+    if resize in ("crop", "random_crop"):
+        # Cut out first: Pillow's `box` would look at pixels outside of it.
+        side = min(width, height)
+        box = ((width - side) // 2, (height - side) // 2, (width + side) // 2, (height + side) // 2)
+        if resize == "crop":
+            box = (*box[:2], box[0] + side, box[1] + side)
+        else:
+            box = random_box(width, height, config.scale, config.ratio, draws)
+        image = image.crop(box)
+        config = config.with_(resize="squash")
+    wanted = np.asarray(make_square(image.convert("RGBA") if channels == 4 else image, config))
+    difference = np.abs(batch[1].astype(int) - wanted)
+    assert difference.max() <= 1
+    assert difference.mean() <= 0.1 + 0.5 * (difference.size < 100)
+    assert (batch[[0, 2]] == 77).all()
+
+
+def test_a_transparent_picture_is_resized_by_pillow() -> None:
+    image = gradient(30, 20).convert("RGBA")
+    image.putalpha(Image.fromarray(np.mgrid[:20, :30][1].astype(np.uint8) * 8))
+    out = np.empty((12, 12, 4), dtype=np.uint8)
+    square_into(out, image, ImageConfig(size=12))
+    assert np.array_equal(out, np.asarray(make_square(image, ImageConfig(size=12))))
+
+
+def test_mirror() -> None:
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    wanted = pixels[:, ::-1].copy()
+    mirror(pixels)
+    assert np.array_equal(pixels, wanted)
+
+
 def test_padding_keeps_the_shape_and_shows_the_background() -> None:
     found = np.array(
         make_square(
@@ -236,6 +290,14 @@ def test_normalise_by_hand() -> None:
     assert torch.allclose(normalise(pixels, Spec()), wanted, atol=1e-6)
     assert torch.allclose(normalise(pixels / 255, Spec()), wanted, atol=1e-6)
     assert normalise(pixels, Spec()).dtype == torch.float32
+    # Many pictures, in either order of memory, which is kept.
+    many = torch.randint(0, 256, (9, 3, 90, 80), dtype=torch.uint8)
+    wanted = torch.cat([normalise(many[..., x : x + 1], Spec()) for x in range(80)], dim=3)
+    assert torch.equal(normalise(many, Spec()), wanted)
+    last = many.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(normalise(last, Spec()), wanted)
+    assert normalise(last, Spec()).is_contiguous(memory_format=torch.channels_last)
+    assert normalise(many[:0], Spec()).shape == (0, 3, 90, 80)
 
 
 @pytest.mark.parametrize(

@@ -289,8 +289,9 @@ class Loader:
 def _keep_freed_memory() -> None:
     """Have the C library keep up to 32 MiB of freed memory, for this process and workers that are forked.
 
-    Each picture needs some hundred kB for a moment; memory that goes back to the system in between costs a page
-    fault for every 4 KiB. glibc learns its limits from the largest block freed; elsewhere this does nothing.
+    Each picture needs some hundred kB for a moment; memory that goes back to the system in between costs a
+    page fault for every 4 KiB. glibc learns its limits from the largest block freed; elsewhere this does
+    nothing.
     """
     bytearray(_KEPT_MEMORY)
 
