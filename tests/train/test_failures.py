@@ -13,6 +13,7 @@ from torch.distributed import HashStore
 from diptych.errors import ConfigError, DataError
 from diptych.train import failures
 from diptych.train.failures import Process, Watch, watched
+from diptych.train.ranks import ElsewhereError
 from diptych.train.signals import StoppedError
 from diptych.train.together import agreed
 
@@ -35,6 +36,7 @@ def test_the_first_to_fail_speaks_and_the_others_do_not():
     with watch(0, store) as first, watch(1, store) as second:
         assert second.explain(DataError("shard 3 is damaged")) == "rank 1 of 2: shard 3 is damaged"
         assert first.explain(RuntimeError(BROKEN)) is None
+        assert first.explain(ElsewhereError("shard 3 is damaged")) is None
         assert first.explain(DataError("shard 3 is damaged")) is None
 
 

@@ -26,6 +26,7 @@ from torch.distributed import DistError
 from diptych.errors import DiptychError
 from diptych.train.files import causes, first_line
 from diptych.train.meeting import meeting as meet_others
+from diptych.train.ranks import ElsewhereError
 from diptych.train.signals import StoppedError
 from diptych.train.together import is_agreed
 
@@ -222,9 +223,9 @@ def say(line: str) -> None:
 
 
 def _broken_by_others(error: BaseException) -> bool:
-    """Whether an exception comes from a collective that broke, as it does when another rank has ended."""
+    """Whether an exception only says that another rank failed, or that a collective broke for that reason."""
     return any(
-        isinstance(cause, DistError)
+        isinstance(cause, DistError | ElsewhereError)
         or (type(cause) is RuntimeError and BROKEN.search(str(cause)) is not None)
         for cause in causes(error)
     )
