@@ -87,7 +87,7 @@ def joined(config: TrainConfig, device: torch.device) -> Iterator[World]:
 
 def _meet(config: TrainConfig, device: torch.device, size: int) -> None:
     gpu = device.type == "cuda"
-    if gpu:
+    if device.index is not None:
         torch.cuda.set_device(device)
     options: dict[str, Any] = {"timeout": timedelta(seconds=config.timeout)}
     if size == 1:
