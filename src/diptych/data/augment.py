@@ -34,7 +34,7 @@ def augment(images: Tensor, config: AugmentConfig, draws: Draws, background: str
     if images.shape[1] == 3 and not _active(config):
         return images
     draw = _Draws(draws, images.device)
-    # The loader's pictures have their channels last; sums over planes are faster, and the same, channels first.
+    # The loader's pictures have their channels last; sums over planes are faster channels first.
     pixels = images.to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
     opacity: Tensor | None = None
     if images.shape[1] == 4:
