@@ -99,12 +99,17 @@ def samples_of(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("ranks", "background"), [((2, 1), False), ((1, 2), False), ((2, 2), False), ((2, 1), True)]
+    ("ranks", "keys"),
+    [
+        ((2, 1), {}),
+        ((1, 2), {}),
+        ((2, 2), {}),
+        ((2, 1), {"train__parallel": "fsdp", "train__checkpoint_async": True}),
+    ],
+    ids=["2_to_1", "1_to_2", "2_to_2", "2_to_1_fsdp_background"],
 )
-def test_killed_within_an_epoch_no_sample_is_lost_or_repeated(
-    dataset, tmp_path, undisturbed, ranks, background
-):
-    values = recipe(dataset, train__checkpoint_async=background)
+def test_killed_within_an_epoch_no_sample_is_lost_or_repeated(dataset, tmp_path, undisturbed, ranks, keys):
+    values = recipe(dataset, **keys)
     run, (first, second) = tmp_path / "run", (tmp_path / "first", tmp_path / "second")
     first.mkdir()
     second.mkdir()
@@ -115,7 +120,7 @@ def test_killed_within_an_epoch_no_sample_is_lost_or_repeated(
     earlier, later = samples_of(first), samples_of(second)
     start = min(later)
     assert start in (3, 6)  # 6 may still be in the making when all are killed, if it is written meanwhile
-    assert background or start == 6
+    assert keys or start == 6
     # What counts is what the weights have seen: the steps up to the checkpoint, and those after it.
     steps = {step: samples for step, samples in earlier.items() if step < start} | later
     assert sorted(steps) == list(range(STEPS))
