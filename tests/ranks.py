@@ -19,6 +19,7 @@ PRELOADED = [
     "torch.distributed.fsdp",
     "diptych.blocks.expert_parallel",
     "diptych.systems.eve.pretrain",
+    "diptych.train.engine",
 ]
 """What the tests of several processes import."""
 
