@@ -97,7 +97,8 @@ def _webdataset(job: Job, decode: str | None, transform: Callable[[Any], Any]) -
 
     tokens = tokeniser(job)
     shards = sorted(str(path) for path in Path(job.corpus).glob("*.tar"))
-    dataset = wds.WebDataset(shards, shardshuffle=len(shards), repeat=True).shuffle(
+    # Shards are drawn with replacement, so that workers never end: starting them again would cost the peer.
+    dataset = wds.WebDataset(shards, resampled=True, shardshuffle=False).shuffle(
         job.buffer, initial=min(job.buffer, job.initial)
     )
     if decode is not None:

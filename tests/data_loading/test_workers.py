@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diptych.data import loader as loader_module
 from diptych.data.batch import Batch
 from diptych.data.config import DataConfig
 from diptych.data.decode import Pixels
@@ -411,3 +412,23 @@ def test_importing_the_loader_is_cheap() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_remote_stores_hear_of_batches_in_time(
+    sources: list[Selection], monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(loader_module, "LocalStore", dict)  # so that this store counts as remote
+    monkeypatch.setattr(Selection, "will_need", lambda self, rows: told.extend(rows.tolist()))
+    loader = Loader(sources[0], settings(workers).with_(sources={}), None, seed=3, start_batch=2)
+    rows = [loader.plan.batch(number).rows.tolist() for number in range(2, 40)]
+    batches = iter(loader)
+    next(batches)
+    # Every batch once, in order, well before it is read.
+    least = len(told) // 16
+    assert least > 16
+    assert told == [row for batch in rows[:least] for row in batch]
+    next(batches)
+    assert told == [row for batch in rows[: least + 1] for row in batch]
+    loader.close()

@@ -107,11 +107,13 @@ class Loader:
         self.batches_per_epoch = self.plan.batches_per_epoch
         self._pool: Pool | None = None
         self._turn = 0
+        self._announced = 0
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield batches from `next_batch` on. Only the newest iterator of a loader may be used."""
         self.close()
         self._turn += 1
+        self._announced = self.next_batch
         _keep_freed_memory()
         return self._iterate(self._turn)
 
@@ -191,13 +193,15 @@ class Loader:
         return self.plan.batch(number, self._rank, self._world)
 
     def _announce(self, number: int) -> None:
-        """Tell remote stores what comes, in good time."""
+        """Tell remote stores what comes after batch `number`, in good time."""
         remote = [i for i, s in enumerate(self._sources) if not isinstance(s.dataset.store, LocalStore)]
         if not remote:
             return
-        drawn = self._drawn(number + _FETCH_AHEAD)
-        for source in remote:
-            self._sources[source].will_need(drawn.rows[drawn.sources == source])
+        for coming in range(max(number, self._announced), number + _FETCH_AHEAD + 1):
+            drawn = self._drawn(coming)
+            for source in remote:
+                self._sources[source].will_need(drawn.rows[drawn.sources == source])
+        self._announced = number + _FETCH_AHEAD + 1
 
     def _start_workers(self) -> bool:
         """Start the workers, if there are to be any."""
