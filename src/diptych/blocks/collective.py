@@ -12,6 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# torch 2.13 gave it another name and warns of the old one at every call.
+_all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 @dataclass(frozen=True)
 class World:
@@ -144,7 +147,7 @@ class _Gather(torch.autograd.Function):
         ctx.world, ctx.sizes = world, sizes
         if len(set(sizes)) == 1:
             joined = x.new_empty(sum(sizes), *x.shape[1:])
-            dist.all_gather_into_tensor(joined, x.contiguous(), group=world.group)
+            _all_gather(joined, x.contiguous(), group=world.group)
             return joined
         longest = max(sizes)
         padded = x.new_zeros(longest, *x.shape[1:])
