@@ -136,7 +136,8 @@ def test_killed_at_random_steps_it_ends_bit_identical(dataset, tmp_path, uninter
 
 
 @pytest.mark.slow
-def test_killed_during_a_checkpoint_write_it_ends_bit_identical(dataset, tmp_path, uninterrupted):
+@pytest.mark.parametrize("how", ["false", "true"])
+def test_killed_during_a_checkpoint_write_it_ends_bit_identical(dataset, tmp_path, uninterrupted, how):
     run = Run(slow_settings(dataset), tmp_path)
     checkpoints = run.folder / "checkpoints"
 
@@ -144,7 +145,7 @@ def test_killed_during_a_checkpoint_write_it_ends_bit_identical(dataset, tmp_pat
         return [path.name for path in checkpoints.glob(".step_*.tmp")]
 
     for earlier in (0, 1):  # the first checkpoint, then one with another before it
-        process = run.start()
+        process = run.start(f"train.checkpoint_async={how}")
         while True:
             wait_for(process, lambda n=earlier: len(run.checkpoints()) >= n and writing(), pause=0)
             process.send_signal(signal.SIGSTOP)  # so that nothing moves between looking and killing

@@ -257,8 +257,10 @@ class _Trainer:
         loss_is_fine, norm_is_fine = torch.stack([total, norm]).isfinite().tolist()
         # One bad loss spoils the gradients of all ranks: the rank to name is the one where it is the loss.
         wrong = 2 if not loss_is_fine else int(not norm_is_fine)
-        told = exchange(self.world, [wrong, self.signals.received, self._own_cpu_seconds()])
-        wrongs, signals, seconds = zip(*told, strict=True)
+        own = [wrong, self.checkpoints.failed, self.signals.received, self._own_cpu_seconds()]
+        wrongs, unwritten, signals, seconds = zip(*exchange(self.world, own), strict=True)
+        if any(unwritten):
+            self.checkpoints.wait()  # raises on every rank what went wrong in the background
         self.stop_signal, self.cpu_seconds = int(max(signals)), sum(seconds)
         return wrongs.index(max(wrongs)) if any(wrongs) else None
 
