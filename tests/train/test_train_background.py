@@ -34,7 +34,7 @@ def test_the_way_of_writing_changes_nothing(dataset, tmp_path):
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
 
-def test_what_fails_meanwhile_stops_the_run_at_the_next_step(dataset, tmp_path, monkeypatch):
+def test_what_fails_meanwhile_stops_the_run_at_the_next_step(dataset, tmp_path):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -45,11 +45,13 @@ def test_what_fails_meanwhile_stops_the_run_at_the_next_step(dataset, tmp_path, 
         self._thread.join()
         return path
 
-    monkeypatch.setattr(FileSystemWriter, "write_data", full)
-    monkeypatch.setattr(Checkpoints, "save", save_and_let_it_end)
-    with pytest.raises(CheckpointError, match=r"step_00000003: .*disk is full.*no earlier one.*make room"):
-        start(dataset, tmp_path / "run", train__checkpoint_async=True)
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(FileSystemWriter, "write_data", full)
+        broken.setattr(Checkpoints, "save", save_and_let_it_end)
+        with pytest.raises(
+            CheckpointError, match=r"step_00000003: .*disk is full.*no earlier one.*make room"
+        ):
+            start(dataset, tmp_path / "run", train__checkpoint_async=True)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 3
-    monkeypatch.undo()
-    start(dataset, tmp_path / "run", train__checkpoint_async=True)
+    assert start(dataset, tmp_path / "run", train__checkpoint_async=True).step == 12
