@@ -12,7 +12,7 @@ from diptych.cli.main import run
 from diptych.errors import CheckpointError
 from diptych.systems.eve.checkpoint import import_checkpoint, read_checkpoint
 from diptych.systems.eve.config import EveConfig, base
-from diptych.systems.eve.convert import LoadRules, from_published, to_published
+from diptych.systems.eve.convert import LoadRules, from_published, published_names, to_published
 from diptych.systems.eve.keys import backbone_to_published
 from diptych.systems.eve.model import EveModel
 from diptych.systems.eve.shapes import read_config
@@ -185,6 +185,65 @@ def test_load_rules_of_heads(present: set[str], heads: str, expected: dict[str, 
     if heads != "best":
         assert found.keys() == expected.keys()
     assert len(found) + len(imported.ignored) == len(present)
+
+
+def answer_heads(kind: str, D: int = 64) -> dict[str, Tensor]:
+    """Return random heads in the published layout, shapes of the reference page, section 3.1."""
+    shapes: dict[str, tuple[int, ...]]
+    if kind == "nlvr_biattn":
+        shapes = {
+            f"attn{i}.{name}": shape
+            for i in (1, 2)
+            for name, shape in {
+                "in_proj_weight": (3 * D, D),
+                "in_proj_bias": (3 * D,),
+                "out_proj.weight": (D, D),
+                "out_proj.bias": (D,),
+            }.items()
+        }
+        shapes |= {"fc.0.weight": (D, 2 * D), "fc.0.bias": (D,)}
+        shapes |= {"attn_pool.fc.0.weight": (1, D), "attn_pool.fc.0.bias": (1,)}
+        shapes |= {"nlvr2_output.weight": (2, 2 * D), "nlvr2_output.bias": (2,)}
+    else:
+        read, classes = (D, 19) if kind == "vqa" else (2 * D, 2)
+        shapes = {"output.0.weight": (2 * D, read), "output.0.bias": (2 * D,)}
+        shapes |= {"output.1.weight": (2 * D,), "output.1.bias": (2 * D,)}
+        shapes |= {"output.3.weight": (classes, 2 * D), "output.3.bias": (classes,)}
+    generator = torch.Generator().manual_seed(1)
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix"), [("vqa", "vqa."), ("nlvr_plain", "nlvr."), ("nlvr_biattn", "nlvr.")]
+)
+def test_heads_of_answers_round_trip(kind: str, prefix: str) -> None:
+    backbone = {n: t for n, t in published_checkpoint().items() if n.startswith("backbone.")}
+    state = backbone | answer_heads(kind)
+    imported = from_published(state, LoadRules("none"))
+    assert imported.ignored == []
+    heads = [n for n in imported.state if not n.startswith("model.")]
+    assert all(n.startswith(prefix) for n in heads)
+    assert len(heads) == len(answer_heads(kind))
+    assert_same(to_published(imported.state), state)
+
+
+def test_published_names_of_single_weights() -> None:
+    model = EveModel(SMALL)
+    found = published_names(
+        [f"model.{n}" for n, _ in model.named_parameters()] + ["itc.temperature", "mlm.bias"]
+    )
+    assert found["model.layers.0.norm.weight"] == "backbone.encoder.layers.0.norm1.weight"
+    assert found["model.layers.0.ffn.image_norm.weight"] == "backbone.encoder.layers.0.norm2_imag.weight"
+    stacked = "model.layers.2.ffn.moe.experts.fc2_bias"
+    assert found[stacked] == "backbone.encoder.layers.2.mlp_moe.moe.experts.experts.0.fc2.bias"
+    assert found["model.visual.positions"] == "backbone.pos_embed_vision"
+    assert found["itc.temperature"] == "itc_temp"
+    assert found["mlm.bias"] == "mlm.bias"
+    published = set(published_checkpoint())
+    assert set(found.values()) - published == {"mlm.bias"}
+    assert published_names(["nlvr.classifier.bias"]) == {"nlvr.classifier.bias": "output.3.bias"}
+    biattn = published_names(["nlvr.classifier.bias", "nlvr.pool.weight"])
+    assert biattn["nlvr.classifier.bias"] == "nlvr2_output.bias"
 
 
 def test_leftovers_of_pretraining_are_listed() -> None:

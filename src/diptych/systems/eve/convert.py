@@ -4,15 +4,16 @@ A published state dict holds the backbone under `backbone.` and the heads beside
 under `model.` and the heads of a task under their own names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from diptych.blocks.positions import resize_positions
 from diptych.errors import CheckpointError
-from diptych.systems.eve.keys import backbone_from_published, backbone_to_published
+from diptych.systems.eve.keys import POSITION_IDS, backbone_from_published, backbone_to_published
 
 HEADS = {
     "itc_temp": "itc.temperature",
@@ -22,6 +23,34 @@ HEADS = {
     "itm_head.bias": "itm.classifier.bias",
 }
 """Retrieval heads: published name -> ours."""
+
+
+def _both(table: Mapping[str, str]) -> dict[str, str]:
+    """Return the renames of a module's weight and bias for each rename of a module."""
+    return {f"{old}.{part}": f"{new}.{part}" for old, new in table.items() for part in ("weight", "bias")}
+
+
+_PACKED_ATTENTION = ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")
+VQA_HEADS = _both({"output.0": "vqa.hidden", "output.1": "vqa.norm", "output.3": "vqa.classifier"})
+"""Heads of question answering."""
+PLAIN_HEADS = _both({"output.0": "nlvr.hidden", "output.1": "nlvr.norm", "output.3": "nlvr.classifier"})
+"""Heads of NLVR2 without attention between the two pictures."""
+BIATTN_HEADS = {
+    **{f"attn1.{part}": f"nlvr.first_attention.{part}" for part in _PACKED_ATTENTION},
+    **{f"attn2.{part}": f"nlvr.second_attention.{part}" for part in _PACKED_ATTENTION},
+    **_both({"fc.0": "nlvr.joint", "attn_pool.fc.0": "nlvr.pool", "nlvr2_output": "nlvr.classifier"}),
+}
+"""Heads of NLVR2 with attention between the two pictures."""
+TASK_HEADS: dict[str, Mapping[str, str]] = {
+    "retrieval": HEADS,
+    "vqa": VQA_HEADS,
+    "nlvr_plain": PLAIN_HEADS,
+    "nlvr_biattn": BIATTN_HEADS,
+}
+"""Every set of heads by its kind: published name -> ours."""
+_OUR_HEADS = {ours: name for table in TASK_HEADS.values() for name, ours in table.items()}
+# The classifier of NLVR2 has two published names; which one it is shows in what lies beside it.
+_BIATTN_SIGN = "nlvr.pool.weight"
 
 # Where a pre-training checkpoint keeps heads that retrieval can start from; later lines win.
 _PRETRAINED = (
@@ -42,9 +71,9 @@ class LoadRules:
     """What to take from a published checkpoint."""
 
     heads: Literal["best", "own", "none"] = "best"
-    """best: heads of masked pre-training (`mitc_*`, `mitm_*`, then `itc_vl_*`) take the place of the plain
-    ones, as the published code does with `load_head`. own: the plain ones only. none: fresh heads
-    (`load_head` off)."""
+    """Retrieval heads. best: those of masked pre-training (`mitc_*`, `mitm_*`, then `itc_vl_*`) take the
+    place of the plain ones, as the published code does with `load_head`. own: the plain ones only. none:
+    fresh heads (`load_head` off). Heads of VQA and NLVR2 are taken by name always, as published."""
     grid: int | None = None
     """Patches a side that the position table is resized to; None keeps it."""
 
@@ -59,9 +88,9 @@ class Imported:
 
 
 def from_published(state: Mapping[str, Tensor], rules: LoadRules = LoadRules()) -> Imported:
-    """Turn a published state dict (keys `backbone.*` and heads) into ours (`model.*`, `itc.*`, `itm.*`).
+    """Turn a published state dict (keys `backbone.*` and heads) into ours (`model.*`, `itc.*`, `vqa.*`, ...).
 
-    Position counters are dropped silently; heads of other tasks and of pre-training come back in `ignored`.
+    Position counters are dropped silently; decoders and unused heads of pre-training come back in `ignored`.
 
     Raises:
         CheckpointError: no backbone, or backbone keys without a place in the model.
@@ -77,8 +106,24 @@ def from_published(state: Mapping[str, Tensor], rules: LoadRules = LoadRules()) 
     ours = {f"model.{n}": t for n, t in backbone_from_published(backbone).items()}
     heads, used = choose_heads(state, rules)
     ours |= {HEADS[name]: tensor for name, tensor in heads.items()}
+    for kind in answer_kinds(state, ours):
+        found = {name: new for name, new in TASK_HEADS[kind].items() if name in state}
+        ours |= {new: state[name] for name, new in found.items()}
+        used |= found.keys()
     ignored |= {name for name in state if not name.startswith(_PREFIX)} - used
     return Imported(ours, sorted(ignored))
+
+
+def answer_kinds(state: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:
+    """Return which heads of TASK_HEADS, retrieval's aside, a published state dict holds.
+
+    The heads of VQA and of plain NLVR2 have equal names: the latter read two fused tokens instead of one.
+    """
+    kinds = ["nlvr_biattn"] if "nlvr2_output.weight" in state else []
+    first, norm = state.get("output.0.weight"), ours.get("model.norm.weight")
+    if first is not None and norm is not None and first.dim() == 2:
+        kinds.append("vqa" if first.shape[1] == norm.shape[0] else "nlvr_plain")
+    return kinds
 
 
 def choose_heads(state: Mapping[str, Tensor], rules: LoadRules) -> tuple[dict[str, Tensor], set[str]]:
@@ -92,22 +137,47 @@ def choose_heads(state: Mapping[str, Tensor], rules: LoadRules) -> tuple[dict[st
 
 
 def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Turn our state dict of a task (`model.*`, `itc.*`, `itm.*`) into the published keys.
+    """Turn our state dict of a task (`model.*` and heads) into the published keys.
 
     Raises:
         CheckpointError: weights that the published layout has no name for.
     """
     model = {n[len("model.") :]: t for n, t in state.items() if n.startswith("model.")}
     published = {f"{_PREFIX}{n}": t for n, t in backbone_to_published(model).items()}
-    back = {ours: name for name, ours in HEADS.items()}
-    unknown = []
-    for name, tensor in state.items():
-        if name in back:
-            published[back[name]] = tensor
-        elif not name.startswith("model."):
-            unknown.append(name)
+    names = _head_names(state)
+    unknown = sorted(n for n in state if not n.startswith("model.") and n not in names)
     if unknown:
-        raise CheckpointError(
-            f"weights without a name in published checkpoints: {', '.join(sorted(unknown))}"
-        )
-    return published
+        raise CheckpointError(f"weights without a name in published checkpoints: {', '.join(unknown)}")
+    return published | {names[n]: t for n, t in state.items() if n in names}
+
+
+def _head_names(state: Iterable[str]) -> dict[str, str]:
+    """Return our name -> published name of all heads; `state` tells the two kinds of NLVR2 apart."""
+    kind = BIATTN_HEADS if _BIATTN_SIGN in state else PLAIN_HEADS
+    return _OUR_HEADS | {ours: name for name, ours in kind.items()}
+
+
+def publishable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the part of a task's weights that published checkpoints have a place for."""
+    return {n: t for n, t in state.items() if n.startswith("model.") or n in _OUR_HEADS}
+
+
+def published_names(names: Iterable[str]) -> dict[str, str]:
+    """Return our name of each weight -> its published name; our own where it has none.
+
+    Of stacked experts it is the name of the first. The published code decides by names what is decayed.
+    """
+    names = list(names)
+    heads = _head_names(names)
+    return {name: heads.get(name) or _published_name(name) for name in names}
+
+
+def _published_name(name: str) -> str:
+    if not name.startswith("model."):
+        return name
+    with torch.device("meta"):
+        try:
+            found = backbone_to_published({name[len("model.") :]: torch.empty(1)})
+        except CheckpointError:
+            return name
+    return next(f"{_PREFIX}{n}" for n in found if n not in POSITION_IDS)
