@@ -187,9 +187,9 @@ def test_load_rules_of_heads(present: set[str], heads: str, expected: dict[str, 
     assert len(found) + len(imported.ignored) == len(present)
 
 
-def answer_heads(kind: str, D: int = 64) -> dict[str, Tensor]:
+def answer_heads(kind: str, width: int = 64) -> dict[str, Tensor]:
     """Return random heads in the published layout, shapes of the reference page, section 3.1."""
-    shapes: dict[str, tuple[int, ...]]
+    D, shapes = width, dict[str, tuple[int, ...]]()
     if kind == "nlvr_biattn":
         shapes = {
             f"attn{i}.{name}": shape
