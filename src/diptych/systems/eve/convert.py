@@ -8,12 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from diptych.blocks.positions import resize_positions
 from diptych.errors import CheckpointError
-from diptych.systems.eve.keys import POSITION_IDS, backbone_from_published, backbone_to_published
+from diptych.systems.eve.keys import backbone_from_published, backbone_to_published
 
 HEADS = {
     "itc_temp": "itc.temperature",
@@ -160,24 +159,3 @@ def _head_names(state: Iterable[str]) -> dict[str, str]:
 def publishable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the part of a task's weights that published checkpoints have a place for."""
     return {n: t for n, t in state.items() if n.startswith("model.") or n in _OUR_HEADS}
-
-
-def published_names(names: Iterable[str]) -> dict[str, str]:
-    """Return our name of each weight -> its published name; our own where it has none.
-
-    Of stacked experts it is the name of the first. The published code decides by names what is decayed.
-    """
-    names = list(names)
-    heads = _head_names(names)
-    return {name: heads.get(name) or _published_name(name) for name in names}
-
-
-def _published_name(name: str) -> str:
-    if not name.startswith("model."):
-        return name
-    with torch.device("meta"):
-        try:
-            found = backbone_to_published({name[len("model.") :]: torch.empty(1)})
-        except CheckpointError:
-            return name
-    return next(f"{_PREFIX}{n}" for n in found if n not in POSITION_IDS)
