@@ -51,7 +51,7 @@ SHARD = 500
 
 
 def build(folder: Path, samples: int, *, short_side: int = 0, seed: int = 0) -> Path:
-    """Write the corpus as a prepared dataset, if it is not there, and return its folder.
+    """Write the shards of the corpus, if they are not there, and return its folder.
 
     Args:
         folder: where corpora lie; each has a folder of its own inside.
@@ -63,7 +63,8 @@ def build(folder: Path, samples: int, *, short_side: int = 0, seed: int = 0) -> 
     from diptych.data.shards import ShardWriter
 
     target = folder / f"photos-{samples}-{short_side}-{seed}"
-    if (target / "dataset.json").is_file():
+    # The writer gives shards their names when they are complete.
+    if len(list(target.glob("*.tar"))) == math.ceil(samples / SHARD):
         return target
     jobs = [(seed, first, min(first + 50, samples), short_side) for first in range(0, samples, 50)]
     with (

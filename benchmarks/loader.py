@@ -8,7 +8,8 @@ float32), at most half its time to the first batch and 0.7 of its memory, 85 % o
 
 Time to the first batch counts from the start of the process. Memory is the sum of proportional set sizes.
 webdataset shuffles in a buffer (`--buffer`, filled with `--initial` samples before the first comes out) of a
-tenth of what open_clip uses, which is in its favour; we shuffle everything.
+tenth of what open_clip uses, which is in its favour; we shuffle everything. The peer makes uint8 batches where
+we do; as open_clip uses it it makes float32, so that is a row of its own.
 """
 
 import argparse
@@ -127,12 +128,17 @@ def compare(options: argparse.Namespace, folder: Path) -> list[Row]:
         Row("difference to Pillow, worst picture", round(same["worst"], 4), "grey levels", "pillow"),
     ]
     peers = [PEER] if options.quick else list(PEERS)
+    rate = 0.0
     for workers in [2] if options.quick else options.workers:
         what = f"uint8, {workers} worker{'s' if workers > 1 else ''}"
         found = in_turns(python, ["diptych", *peers, LIMIT], {**job, "workers": workers}, options.rounds)
         rows += rows_of(found, what, ends=True)
+        rate = found["diptych"]["rate"] if workers == 2 else rate
     found = in_turns(python, ["diptych", PEER], {**job, "float32": True}, options.rounds)
     rows += rows_of(found, "float32, 2 workers", ends=False)
+    if rate and PEER in found:
+        name = "samples per second, our uint8 beside its float32, 2 workers"
+        rows.append(versus(name, rate, found[PEER]["rate"], "1/s", PEER))
     if not options.quick:
         small = build(folder, options.samples, short_side=256)
         found = in_turns(python, ["diptych", PEER, LIMIT], {**job, "corpus": str(small)}, options.rounds)

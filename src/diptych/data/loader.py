@@ -297,7 +297,7 @@ def _keep_freed_memory() -> None:
     page fault for every 4 KiB. glibc learns its limits from the largest block freed; elsewhere this does
     nothing.
     """
-    bytearray(_KEPT_MEMORY)
+    np.empty(_KEPT_MEMORY, dtype=np.uint8)  # and forgotten at once
 
 
 def _named(

@@ -10,16 +10,18 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow.parquet as pq
-
-from diptych.data.columns import Row, file_hash, make_part, make_row, member_names, merge_parts
 from diptych.data.derived import FOLDER, LOCK, cache_home, writable
 from diptych.data.files import read_exactly, written_whole
 from diptych.data.locking import locked
 from diptych.data.members import ALL, BadSampleError, Facts, probe, unpack
 from diptych.errors import DataError
+
+if TYPE_CHECKING:
+    from diptych.data.columns import Row
+
+# pyarrow is imported where tars are indexed: opening tars with an index takes no time then.
 
 FORMAT = 1
 MAX_SPLITS = 20
@@ -78,6 +80,10 @@ def _fresh(home: Path, state: State) -> dict[str, Any] | None:
 
 
 def _build(name: str, tars: list[Path], home: Path, state: State) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    from diptych.data.columns import file_hash, make_part, member_names, merge_parts
+
     problems: Counter[str] = Counter()
     shards: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(dir=home, prefix="parts-") as folder:
@@ -100,7 +106,7 @@ def _build(name: str, tars: list[Path], home: Path, state: State) -> dict[str, A
             raise DataError(
                 f"{tars[0].parent}: no sample in {len(tars)} tar(s) ({found}); expected key.jpg, key.txt, ..."
             )
-        for stale in home.glob("rows-*.npy"):
+        for stale in home.glob("*.npy"):
             stale.unlink()
         digest = merge_parts(parts, home / "index.parquet", strict=False)
     info = {
@@ -123,6 +129,8 @@ def _build(name: str, tars: list[Path], home: Path, state: State) -> dict[str, A
 def _splits(index: Path, samples: int) -> dict[str, Any]:
     """Return `all`, and the splits that the samples name themselves (shards written by `ShardWriter`)."""
     counts: Counter[str] = Counter()
+    import pyarrow.parquet as pq
+
     with pq.ParquetFile(index) as file:
         for group in range(file.num_row_groups):
             counts.update(file.read_row_group(group, ["split"]).column(0).to_pylist())
@@ -134,7 +142,7 @@ def _splits(index: Path, samples: int) -> dict[str, Any]:
     return {ALL: {"where": "true", "count": samples}, **(named if len(named) <= MAX_SPLITS else {})}
 
 
-def _rows(path: Path, problems: Counter[str]) -> Iterator[Row]:
+def _rows(path: Path, problems: Counter[str]) -> Iterator["Row"]:
     handle = os.open(path, os.O_RDONLY)
     try:
         for group in _groups(path, problems):
@@ -145,7 +153,9 @@ def _rows(path: Path, problems: Counter[str]) -> Iterator[Row]:
         os.close(handle)
 
 
-def _row(handle: int, group: _Group, problems: Counter[str]) -> Row | None:
+def _row(handle: int, group: _Group, problems: Counter[str]) -> "Row | None":
+    from diptych.data.columns import make_row
+
     block = read_exactly(handle, group.start, group.end - group.start)
     contents = {
         name: block[offset - group.start : offset - group.start + size]

@@ -85,7 +85,7 @@ class Pool:
     """
 
     def __init__(
-        self, read: Read, workers: int, *, slots: int, capacity: int, shape: tuple[int, int, int] | None
+        self, read: Read, workers: int, *, slots: int, capacity: int, shape: tuple[int, ...] | None
     ) -> None:
         """Start workers.
 
@@ -94,7 +94,7 @@ class Pool:
             workers: how many.
             slots: batches that are read at a time.
             capacity: samples that a slot has room for.
-            shape: of a picture, [H, W, C]; None without pictures.
+            shape: of the picture(s) of a sample, [H, W, C] or [2, H, W, C]; None without pictures.
         """
         self._owner, self._workers, self._slots, self._capacity = os.getpid(), workers, slots, capacity
         self._memory = _Memory(slots + HANDED_OUT, capacity, shape)
@@ -161,7 +161,7 @@ class Pool:
             return None
         slot = self._free.pop()
         self._memory.put(slot, drawn)
-        size = max(SMALLEST_PIECE, -(-count // (2 * self._workers)))
+        size = max(SMALLEST_PIECE, -(-count // self._workers))
         self._issued += 1
         starts = range(0, count, size)
         self._tickets[self._issued] = Ticket(drawn, slot, set(starts))
@@ -254,7 +254,7 @@ class _Memory:
     slots are used.
     """
 
-    def __init__(self, slots: int, capacity: int, shape: tuple[int, int, int] | None) -> None:
+    def __init__(self, slots: int, capacity: int, shape: tuple[int, ...] | None) -> None:
         self._capacity, self._shape = capacity, shape
         self._numbers = _padded(3 * 8 * capacity)
         self._stride = self._numbers + (_padded(capacity * int(np.prod(shape))) if shape else 0)
