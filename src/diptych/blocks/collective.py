@@ -6,11 +6,13 @@ over ranks of what the ranks return is the loss of the global batch; averaged gr
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 # torch 2.13 gave it another name and warns of the old one at every call.
 _all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -99,6 +101,18 @@ class World:
         known = tuple(self.sizes(len(x), x.device) if sizes is None else sizes)
         joined: Tensor = _Gather.apply(x, self, known)  # type: ignore[no-untyped-call]
         return joined
+
+    def collect(self, rows: Sequence[T]) -> list[T]:
+        """Return the rows of all ranks, in rank order, on every rank; they are pickled on the way."""
+        if self.size == 1:
+            return list(rows)
+        parts: list[list[T]] = [[]] * self.size
+        dist.all_gather_object(parts, list(rows), group=self.group)
+        return [row for part in parts for row in part]
+
+    def slice_of(self, count: int) -> slice:
+        """Return which of `count` things are this rank's; the parts of all ranks, in order, are all."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
 
 ALONE = World()

@@ -68,6 +68,15 @@ class EvalData:
     batches: Callable[[], Iterator[Batch]]
     max_tokens: int = 0
     """Tokens that texts are cut to, as in training; 0: the model's limit."""
+    world: World = ALONE
+    """The ranks that evaluate together. All return the same; rank 0's is written."""
+    part: "EvalData | None" = None
+    """With several ranks this rank's part: the parts of all ranks, in their order, are the split."""
+
+    @property
+    def mine(self) -> "EvalData":
+        """What this rank reads: its part, or everything; `world.collect` joins what the ranks found."""
+        return self if self.part is None else self.part
 
 
 class Task(nn.Module, ABC):
