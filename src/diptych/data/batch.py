@@ -21,8 +21,8 @@ class Batch:
     """[B] int64: equal numbers match each other (hash of `Sample.match_id`)."""
     images: Tensor | None = None
     """[B, 3, H, W] uint8, RGB, in memory with the channels last; normalised on the device, never in a worker.
-    Straight from the training loader [B, 4, H, W] with opacity, if `data.augment.keeps_opacity`: `augment`
-    lays it on a background."""
+    [B, 2, 3, H, W] for statements about two pictures. Straight from the training loader there is opacity as a
+    fourth channel, if `data.augment.keeps_opacity`: `augment` lays it on a background."""
     texts: list[str] | None = None
     """The caption chosen for each sample."""
     text_ids: Tensor | None = None
@@ -41,7 +41,8 @@ class Batch:
     skipped: dict[str, int] = field(default_factory=dict)
     """Samples left out of this batch, by cause."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Fields of particular tasks (answers, labels, ...)."""
+    """Fields of particular tasks, one value a sample. `questions` or `statements`: the entry of each row of
+    that kind as the dataset has it, with answers or label (`data.examples`)."""
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -40,7 +40,7 @@ def sample_costs(selection: "Selection", config: "DataConfig", by: str) -> Costs
         DataError: no such column, one that holds no numbers, or numbers that are missing or too large.
     """
     if by == "text":
-        known = "text_tokens" in selection.dataset.columns
+        known = "text_tokens" in selection.columns
         letters = _numbers(selection, "text_tokens" if known else "text_chars", missing=0)
         tokens = letters if known else np.ceil(letters / LETTERS_PER_TOKEN)
         # Two more for the tokens at both ends; longer texts are cut.

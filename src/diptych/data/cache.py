@@ -13,12 +13,14 @@ from diptych.data.image import Picture
 
 
 class PictureTable:
-    """Resized pictures [H, W, C] of the first samples of a selection that fit; forked workers share them.
+    """Resized pictures of the first samples of a selection that fit; forked workers share them.
+
+    A sample has [H, W, C], or [2, H, W, C].
 
     Memory is only taken as rows are put. Two workers may decode the same sample; they write the same bytes.
     """
 
-    def __init__(self, rows: int, shape: tuple[int, int, int], budget: int, *, shared: bool) -> None:
+    def __init__(self, rows: int, shape: tuple[int, ...], budget: int, *, shared: bool) -> None:
         # Orders the bytes of a row before its mark, on processors that would not.
         self._lock: AbstractContextManager[Any] = (
             multiprocessing.Lock() if shared and budget else nullcontext()
@@ -32,7 +34,7 @@ class PictureTable:
         self._marks = np.frombuffer(marks, dtype=np.bool_, count=self._capacity)
 
     def get(self, row: int, out: Pixels) -> bool:
-        """Copy a row into `out` [H, W, C] if it is there, and say so."""
+        """Copy a row into `out` if it is there, and say so."""
         if row >= self._capacity:
             return False
         with self._lock:

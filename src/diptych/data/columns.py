@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diptych.data.files import written_whole
-from diptych.data.members import Facts, media_hash, scalars
+from diptych.data.members import COUNTED, Facts, media_hash, scalars
 from diptych.data.sample import Sample
 from diptych.errors import DataError
 
@@ -80,7 +80,8 @@ def make_row(
     for name, (offset, size) in places.items():
         row[f"{name}_offset"], row[f"{name}_size"] = offset, size
     taken = {name.lower() for name in row} | {"shard"}
-    for name, value in scalars(sample.meta).items():
+    counts = {name: len(sample.meta[name]) for name in COUNTED if isinstance(sample.meta.get(name), list)}
+    for name, value in {**scalars(sample.meta), **counts}.items():
         if name in FROM_META and row[name] is None:
             row[name] = value
         elif name.lower() not in taken and not name.lower().endswith(PLACES):

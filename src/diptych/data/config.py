@@ -39,6 +39,11 @@ class ImageConfig(Section):
         (3 / 4, 4 / 3), description="`random_crop`: smallest and largest width / height of the part."
     )
     flip: float = Field(0.0, ge=0, le=1, description="Probability of mirroring left and right in training.")
+    flip_unless: tuple[str, ...] = Field(
+        (),
+        description="Words (such as `left`) that forbid mirroring a picture where they are part of its text "
+        "or of an answer to its question.",
+    )
     background: str = Field(
         "white", description="What transparent pixels and bars show: `white`, `black`, `grey` or `#rrggbb`."
     )
@@ -242,6 +247,9 @@ class AugmentConfig(Section):
         return bool(self.random_background or (self.moves and self.outside == "background"))
 
 
+Examples = Literal["samples", "questions", "statements"]
+
+
 class SourceConfig(Section):
     """One of several datasets that training mixes. What it does not say, `data` says."""
 
@@ -257,6 +265,7 @@ class SourceConfig(Section):
     cap: int = Field(
         0, ge=0, description="Count at most so many samples when shares follow from sizes; 0: all of them."
     )
+    examples: Examples | None = Field(None, description="What its rows are; none: `data.examples`.")
     task: str = Field("", description="Label of what its samples train; empty: the source's name.")
 
 
@@ -292,6 +301,11 @@ class DataConfig(Section):
     )
     split: str | None = Field(None, description="Named split of the dataset; none: all samples.")
     where: str | None = Field(None, description="SQL condition over the index that samples must also meet.")
+    examples: Examples = Field(
+        "samples",
+        description="What a row of a batch is: a sample; one of its `questions`; or one of its `statements`, "
+        "with two pictures.",
+    )
     sources: dict[str, SourceConfig] = Field(
         {}, description="Datasets to mix, by names of your choice; none: `data.path` alone."
     )
@@ -301,6 +315,16 @@ class DataConfig(Section):
     text: TextConfig = TextConfig()
     loader: LoaderConfig = LoaderConfig()
     augment: AugmentConfig = AugmentConfig()
+
+    @model_validator(mode="after")
+    def _same_pictures(self) -> Self:
+        kinds = {name: source.examples or self.examples for name, source in self.sources.items()}
+        if len(set(kinds.values())) > 1 and "statements" in kinds.values():
+            raise ValueError(
+                f"sources: rows of statements have two pictures and do not mix with others ({kinds}); "
+                "set examples = statements for all of them, or for none"
+            )
+        return self
 
     @model_validator(mode="after")
     def _whole_parts(self) -> Self:

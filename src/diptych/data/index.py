@@ -7,7 +7,7 @@ columns open `index.parquet`, and import what that takes.
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +155,14 @@ class ShardDataset:
             return [self._index.parent]
         return [self.root / FOLDER, cache_home(self.root)]
 
+    def derived(self, name: str, make: Callable[[Path], None]) -> Path:
+        """Return a file beside the index that `make` writes on first use; its name must tell the index.
+
+        Raises:
+            DataError: there is no place for it, or what `make` raises.
+        """
+        return derived_file(self._homes(), name, make, lambda path: path.is_file())
+
     @functools.cached_property
     def identity(self) -> str:
         """Hex hash of what the shards hold and of their order; equal for equal datasets anywhere."""
@@ -204,8 +212,7 @@ class ShardDataset:
             with out.open("wb") as file:
                 np.save(file, rows.astype(np.uint32 if self.size < 1 << 32 else np.int64))
 
-        path = derived_file(self._homes(), name, make, lambda path: path.is_file())
-        return np.asanyarray(np.load(path, mmap_mode="r"))
+        return np.asanyarray(np.load(self.derived(name, make), mmap_mode="r"))
 
     def query(self, sql: str) -> "pa.Table":
         """Return the result of an SQL query over the index, which is called `samples`.

@@ -19,9 +19,11 @@ MAX_KEY = 200
 SIDECARS = ("txt", "json")
 """Fields that hold texts and facts; every other field of a sample is a medium."""
 PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "jp2", "avif"})
-"""Fields whose header tells the size of the picture."""
+"""Endings of fields that are pictures: their header tells the size."""
 OWN_FIELDS = frozenset({"captions", "match_id", "meta"})
 """Keys that a sidecar JSON has when Diptych wrote it."""
+COUNTED = ("questions", "statements")
+"""Lists in `Sample.meta` whose lengths are columns; `data.examples` makes a row of each entry."""
 
 ALL = "all"
 """Split of samples that nobody put into one."""
@@ -135,13 +137,18 @@ def unpack(key: str, members: Mapping[str, bytes], split: str | None = None) -> 
     return Sample(key, media, captions, "", split or ALL, meta)
 
 
+def is_picture(name: str) -> bool:
+    """Tell whether a field (`jpg`, `0.jpg`) is a picture."""
+    return name.rpartition(".")[2] in PICTURES
+
+
 def probe(key: str, media: Mapping[str, bytes]) -> Facts:
     """Read size and frames from the header of the first picture among `media`; nothing is decoded.
 
     Raises:
         BadSampleError: the header cannot be read, or announces a picture too large to decode.
     """
-    name = next((name for name in sorted(media) if name in PICTURES), None)
+    name = next((name for name in sorted(media) if is_picture(name)), None)
     if name is None:
         return Facts()
     try:

@@ -1,9 +1,9 @@
 """Samples of the sources of a run, decoded, resized and tokenised; with a cache, not again in every epoch."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,18 +23,18 @@ from diptych.data.image import (
     smallest_side,
     square_into,
 )
-from diptych.data.members import PICTURES
+from diptych.data.members import is_picture
 from diptych.data.order import uniforms
 from diptych.data.plan import Drawn
 from diptych.data.sample import Sample
 from diptych.data.text import Tokenizer, clean
-from diptych.errors import DataError, RemoteError
+from diptych.errors import ConfigError, DataError, RemoteError
 
 if TYPE_CHECKING:
     from diptych.data.selection import Selection
 
-_FLIP, _CAPTION, _CROP = 0, 1, 2
-"""Columns of the draws of a sample; CROP_DRAWS columns from `_CROP` on."""
+_CAPTION = 1
+"""Column of the draws of a sample that chooses the caption; the others: flip and crop of each picture."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class Texts:
     match_id: int
     captions: tuple[str, ...]
     """Cleaned, none empty."""
+    entry: dict[str, Any] | None = None
+    """The question or statement that the row is."""
     ids: dict[int, list[int]] = field(default_factory=dict)
     """Caption number -> token ids, filled as they are asked for."""
 
@@ -70,6 +72,8 @@ class Piece:
     """Token ids of each, without padding; empty without a tokenizer."""
     captions: list[tuple[str, ...]] = field(default_factory=list)
     """All captions of each (evaluation)."""
+    entries: list[dict[str, Any] | None] = field(default_factory=list)
+    """The question or statement of each; None for samples."""
     bad: list[Bad] = field(default_factory=list)
 
     def add(self, other: "Piece", start: int) -> None:
@@ -80,6 +84,7 @@ class Piece:
         self.texts += other.texts
         self.sequences += other.sequences
         self.captions += other.captions
+        self.entries += other.entries
         self.bad += other.bad
 
 
@@ -100,7 +105,8 @@ class SampleReader:
     captions are there and pictures have three channels.
 
     Attributes:
-        shape: of a picture in a batch, (height, width, channels); None if no source has pictures.
+        shape: of what a sample shows in a batch: (height, width, channels), with a 2 in front where it has
+            two pictures; None if no source has pictures.
     """
 
     def __init__(
@@ -117,6 +123,11 @@ class SampleReader:
         self._seed, self._training, self._labels = seed, training, list(labels)
         self._crops = training and config.image.resize == "random_crop"
         size, channels = config.image.size, 4 if training and config.augment.keeps_opacity else 3
+        pair = [selection.kind == "statements" for selection in sources]
+        if any(pair) and not all(pair):
+            raise ConfigError("data.sources: rows with one picture and rows with two do not mix in a run")
+        self._pictures = 2 if any(pair) else 1
+        shape = (size, size, channels) if self._pictures == 1 else (self._pictures, size, size, channels)
         total = sum(map(len, sources))
         budget = config.loader.cache_mb * 2**20 if training else 0
         decoder = JpegDecoder()
@@ -124,7 +135,7 @@ class SampleReader:
             _Source(
                 selection,
                 config,
-                (size, size, channels),
+                shape,
                 decoder,
                 budget=budget * len(selection) // max(total, 1),
                 crops=self._crops,
@@ -133,7 +144,7 @@ class SampleReader:
             for selection in sources
         ]
         pictures = any(source.pictures for source in self._sources)
-        self.shape = (size, size, channels) if pictures else None
+        self.shape = shape if pictures else None
 
     def room(self, count: int) -> Pixels | None:
         """Return fresh memory for the pictures of `count` samples."""
@@ -147,22 +158,31 @@ class SampleReader:
             out: as many rows as samples of `shape`, or None where that is None. A sample of a source without
                 pictures beside samples of others with pictures gets a black one.
         """
-        columns = _CROP + (CROP_DRAWS if self._crops else 0)
-        draws = uniforms(self._seed, drawn.positions, columns)
-        flips = draws[:, _FLIP] < (self._config.image.flip if self._training else 0.0)
+        own = 1 + (CROP_DRAWS if self._crops else 0)
+        draws = uniforms(self._seed, drawn.positions, 1 + self._pictures * own)
+        pictures = np.delete(draws, _CAPTION, axis=1).reshape(-1, self._pictures, own)
+        flips = pictures[..., 0] < (self._config.image.flip if self._training else 0.0)
         piece = Piece()
         samples = zip(drawn.sources.tolist(), drawn.rows.tolist(), strict=True)
         for i, (source, row) in enumerate(samples):
             place = None if out is None else out[len(piece.kept)]
-            found = self._sources[source].read(row, place, draws[i, _CROP:])
+            found = self._sources[source].read(row, place, pictures[i, :, 1:])
             if isinstance(found, Bad):
                 piece.bad.append(found)
                 continue
-            if place is not None and flips[i]:
-                mirror(place)
             piece.kept.append(i)
             self._tell(piece, found, float(draws[i, _CAPTION]))
+            if place is not None and flips[i].any() and self._may_mirror(piece.texts[-1], found.entry):
+                for picture in np.flatnonzero(flips[i]).tolist():
+                    mirror(place if self._pictures == 1 else place[picture])
         return piece
+
+    def _may_mirror(self, text: str, entry: dict[str, Any] | None) -> bool:
+        words = self._config.image.flip_unless
+        if not words:
+            return True
+        told = " ".join([text, *_texts_of(entry)]).lower()
+        return not any(word.lower() in told for word in words)
 
     def _tell(self, piece: Piece, texts: Texts, draw: float) -> None:
         random = self._training and self._config.text.pick == "random"
@@ -170,6 +190,7 @@ class SampleReader:
         piece.keys.append(texts.key)
         piece.match_ids.append(texts.match_id)
         piece.texts.append(texts.captions[caption] if texts.captions else "")
+        piece.entries.append(texts.entry)
         if not self._training:
             piece.captions.append(texts.captions)
         if self._tokenizer is not None:
@@ -184,7 +205,8 @@ class SampleReader:
         Args:
             drawn: the samples that were asked for.
             piece: what was read of them.
-            images: [n, H, W, C], pictures of those that can be used; the batch shows this memory.
+            images: [n, H, W, C] or [n, 2, H, W, C], pictures of those that can be used; the batch shows
+                this memory.
             skipped: how many are missing, by cause.
         """
         ids = mask = packed = None
@@ -204,7 +226,7 @@ class SampleReader:
             keys=piece.keys,
             positions=torch.from_numpy(drawn.positions[kept]),
             match_ids=torch.tensor(piece.match_ids, dtype=torch.int64),
-            images=None if images is None else torch.from_numpy(images).permute(0, 3, 1, 2),
+            images=None if images is None else torch.from_numpy(images).movedim(-1, -3),
             texts=piece.texts,
             text_ids=ids,
             text_mask=mask,
@@ -213,7 +235,17 @@ class SampleReader:
             labels=[self._labels[s] for s in sources.tolist()] if self._labels else None,
             captions=None if self._training else piece.captions,
             skipped=skipped,
+            extra=self._extra(piece, sources.tolist()),
         )
+
+    def _extra(self, piece: Piece, sources: list[int]) -> dict[str, Any]:
+        """Return the entries of the rows by their kind, with None at rows of another kind."""
+        kinds = [source.selection.kind for source in self._sources]
+        return {
+            kind: [e if kinds[s] == kind else None for e, s in zip(piece.entries, sources, strict=True)]
+            for kind in dict.fromkeys(kinds)
+            if kind != "samples"
+        }
 
 
 class _Source:
@@ -223,7 +255,7 @@ class _Source:
         self,
         selection: "Selection",
         config: DataConfig,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         decoder: JpegDecoder,
         *,
         budget: int,
@@ -231,18 +263,24 @@ class _Source:
         needs_text: bool,
     ) -> None:
         self.selection, self._config, self._decoder = selection, config, decoder
-        self.pictures = not PICTURES.isdisjoint(selection.dataset.extensions)
-        self._opacity, self._crops, self._needs_text = shape[2] == 4, crops, needs_text
+        self.pictures = any(map(is_picture, selection.dataset.extensions))
+        self._opacity, self._crops, self._needs_text = shape[-1] == 4, crops, needs_text
+        self._each = 2 if len(shape) == 4 else 1
         self._reduce_to = smallest_side(config.image)
         self._remember = budget > 0
         self._bad: dict[int, Bad] = {}
         self._texts: dict[int, Texts] = {}
         self._originals = Originals(budget if crops else 0)
         table_budget = 0 if crops or not self.pictures else budget
-        self._table = PictureTable(len(selection), shape, table_budget, shared=config.loader.workers > 0)
+        self._table = PictureTable(
+            len(selection.samples), shape, table_budget, shared=config.loader.workers > 0
+        )
 
     def read(self, row: int, out: Pixels | None, draws: np.ndarray) -> Texts | Bad:
-        """Read a sample and write its picture [H, W, C] into `out`; `draws` are for the crop."""
+        """Read a sample and write its picture(s) into `out`, [H, W, C] or [2, H, W, C].
+
+        `draws` [pictures, CROP_DRAWS] are for the crops.
+        """
         if row in self._bad:
             return self._bad[row]
         if out is not None and not self.pictures:
@@ -268,13 +306,19 @@ class _Source:
             return self._bad[row]
 
     def _from_memory(self, row: int, out: Pixels | None, draws: np.ndarray) -> bool:
-        if out is None or self._table.get(row, out):
+        # Rows about the same sample show the same pictures.
+        sample = self.selection.sample_of(row)
+        if out is None or self._table.get(sample, out):
             return True
-        original = self._originals.get(row)
-        if original is None:
-            return False
-        self._square(out, original, draws)
+        for i, place in enumerate(self._places(out)):
+            original = self._originals.get(self._each * sample + i)
+            if original is None:
+                return False
+            self._square(place, original, draws[i])
         return True
+
+    def _places(self, out: Pixels) -> list[Pixels]:
+        return [out] if self._each == 1 else list(out)
 
     def _from_sample(
         self, row: int, sample: Sample, texts: Texts | None, out: Pixels | None, draws: np.ndarray
@@ -282,17 +326,19 @@ class _Source:
         texts = texts or self._read_texts(sample)
         if self._remember:
             self._texts[row] = texts
-        if out is not None and not self._table.get(row, out):
-            picture = self._decode(sample)
-            self._originals.put(row, picture)
-            self._square(out, picture, draws)
-            self._table.put(row, out)
+        number = self.selection.sample_of(row)
+        if out is not None and not self._table.get(number, out):
+            files = [content for name, content in sample.media.items() if is_picture(name)]
+            if len(files) < self._each:
+                raise PictureError("no picture", f"it has {', '.join(sample.media) or 'no media'}")
+            for i, place in enumerate(self._places(out)):
+                picture = self._decode(files[i])
+                self._originals.put(self._each * number + i, picture)
+                self._square(place, picture, draws[i])
+            self._table.put(number, out)
         return texts
 
-    def _decode(self, sample: Sample) -> Picture:
-        data = next((content for name, content in sample.media.items() if name in PICTURES), None)
-        if data is None:
-            raise PictureError("no picture", f"it has {', '.join(sample.media) or 'no media'}")
+    def _decode(self, data: bytes) -> Picture:
         pixels = decode_fast(data, self._decoder, self._reduce_to)
         if pixels is not None:
             return pixels
@@ -315,4 +361,14 @@ class _Source:
                 problem = error
         if not captions and self._needs_text:
             raise problem or DataError("it has no caption")
-        return Texts(sample.key, match_number(sample), tuple(captions))
+        entry = None if self.selection.kind == "samples" else sample.meta[self.selection.kind][0]
+        return Texts(sample.key, match_number(sample), tuple(captions), entry)
+
+
+def _texts_of(value: Any) -> Iterator[str]:
+    """Yield all texts in a value of JSON."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts_of(part)

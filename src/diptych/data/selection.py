@@ -30,7 +30,10 @@ class Selection:
 
     Attributes:
         dataset: the dataset.
+        kind: what its rows are: `samples`, or what `examples.expand` made of them.
     """
+
+    kind = "samples"
 
     def __init__(self, dataset: "ShardDataset", rows: NDArray[Any] | None) -> None:
         """Select rows of the index: [N] integers, ascending, or None for all of them."""
@@ -51,6 +54,15 @@ class Selection:
         if isinstance(numbers, slice):
             return np.arange(*numbers.indices(len(self)), dtype=np.int64)
         return np.asarray(numbers, dtype=np.int64)
+
+    @property
+    def samples(self) -> "Selection":
+        """The selected samples themselves."""
+        return self
+
+    def sample_of(self, i: int) -> int:
+        """Return the number in `samples` of the sample that the i-th row is about."""
+        return i
 
     def place(self, i: int) -> Place:
         """Return where the i-th selected sample lies.
@@ -113,6 +125,11 @@ class Selection:
         wanted = np.asarray(numbers, dtype=np.int64)
         shards = self.dataset.places.shard_numbers(self.rows_of(wanted))
         self.dataset.store.will_need([self.dataset.shards[n] for n in dict.fromkeys(shards.tolist())])
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns of the index."""
+        return self.dataset.columns
 
     def column(self, name: str) -> NDArray[Any] | list[Any]:
         """Return a column of the index for the selected samples: an array for numbers, else a list.

@@ -34,6 +34,7 @@ def source_configs(config: DataConfig) -> dict[str, SourceConfig]:
             path=source.path or config.path,
             split=config.split if source.split is None else source.split,
             where=config.where if source.where is None else source.where,
+            examples=source.examples or config.examples,
             task=source.task or name,
         )
         for name, source in (own or {ONLY: SourceConfig()}).items()
@@ -46,14 +47,15 @@ def source_labels(config: DataConfig) -> list[str]:
 
 
 def open_sources(config: DataConfig) -> "dict[str, Selection]":
-    """Return the samples to train on, by the names of their sources, in the order of their numbers.
+    """Return what to train on (samples, their questions or statements) by the names of the sources.
 
-    Sources of one dataset open it once.
+    They are in the order of their numbers. Sources of one dataset open it once.
 
     Raises:
         ConfigError: no dataset is named, or all sources have weight 0.
         DataError: a dataset cannot be read, or a source selects nothing.
     """
+    from diptych.data.examples import expand
     from diptych.data.index import ShardDataset
 
     opened: dict[str, ShardDataset] = {}
@@ -72,7 +74,7 @@ def open_sources(config: DataConfig) -> "dict[str, Selection]":
                 f"{source.path}: {key}.split = {source.split} and {key}.where = {source.where} select no "
                 f"samples; `diptych data query {source.path}` shows what there is"
             )
-        found[name] = selection
+        found[name] = expand(selection, source.examples or config.examples)
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from diptych.config.layers import resolve
 from diptych.data.batch import Batch
+from diptych.data.examples import expand
 from diptych.data.index import Selection, ShardDataset
 from diptych.data.loader import evaluation_batches
 from diptych.errors import ConfigError, DataError, RunError
@@ -117,6 +118,7 @@ def open_data(config: RunConfig, task: Task) -> EvalData:
             f"{path}: nothing to evaluate on, split '{settings.split or 'all'}'{narrowed} selects 0 of "
             f"{dataset.size} samples; set evaluate.split or evaluate.where"
         )
+    selection = expand(selection, config.data.examples)
     return EvalData(
         dataset=dataset.name,
         split=settings.split or "all",
