@@ -2,14 +2,9 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-SYSTEMS = ("eve",)
 
 
 class Heads(StrEnum):
@@ -32,7 +27,9 @@ def register(app: typer.Typer) -> None:
 
     @app.command("convert")
     def convert(
-        system: Annotated[str, typer.Argument(metavar="SYSTEM", help=f"One of: {', '.join(SYSTEMS)}.")],
+        system: Annotated[
+            str, typer.Argument(metavar="SYSTEM", help="A system with published checkpoints: eve.")
+        ],
         checkpoint: Annotated[
             Path,
             typer.Argument(help="Published checkpoint (torch, safetensors), or an export."),
@@ -59,78 +56,16 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Turn a published checkpoint into an export that Diptych trains from and evaluates, or back."""
         from diptych.errors import UsageError
+        from diptych.train.published import ImportOptions, converter_of, import_to, publish_to
 
-        if system not in SYSTEMS:
-            raise UsageError(f"convert: unknown system '{system}' (known: {', '.join(SYSTEMS)})")
+        converter_of(system)
         if out.exists() and not force:
             raise UsageError(f"{out} exists; choose another name or give --force")
         if to_published:
-            ignored = _publish(checkpoint, out)
+            ignored = publish_to(system, checkpoint, out)
         else:
-            ignored = _import(checkpoint, out, (heads.value, image_size, attention_heads), routing, tokenizer)
+            options = ImportOptions(heads.value, image_size, attention_heads, routing.value)
+            ignored = import_to(system, checkpoint, out, tokenizer, options)
         if ignored:
             typer.echo(f"left out: {', '.join(ignored)}", err=True)
         typer.echo(out)
-
-
-def _import(
-    checkpoint: Path,
-    out: Path,
-    rules: tuple[Any, int | None, int | None],
-    routing: Routing,
-    tokenizer: Path | None,
-) -> list[str]:
-    """Write an export; return the published keys that were left out."""
-    from diptych.blocks.router import RouterConfig
-    from diptych.data.text import Tokenizer
-    from diptych.systems.eve.checkpoint import import_checkpoint
-    from diptych.train.export import write_export
-
-    config, state, ignored = import_checkpoint(checkpoint, *rules)
-    if routing is Routing.dropless:
-        config = config.with_(router=RouterConfig(modality=config.router.modality))
-    settings: dict[str, Any] = {
-        "system": config.model_dump(mode="json"),
-        "data": {
-            "image": {"size": config.image_size, "resize": "squash"},
-            "text": {"max_tokens": min(40, config.max_text_tokens), "clean": "caption", "max_words": 30},
-        },
-        **_retrieval(state, config.width),
-    }
-    words = Tokenizer.from_file(tokenizer) if tokenizer is not None else None
-    write_export(out, state, words, settings)
-    return ignored
-
-
-def _retrieval(state: "dict[str, Tensor]", width: int) -> dict[str, Any]:
-    """Return a `task` section with the published evaluation if the retrieval heads are complete."""
-    from diptych.systems.eve.convert import HEADS
-    from diptych.tasks.retrieval_config import RetrievalConfig
-
-    if not all(name in state for name in HEADS.values()):
-        return {}
-    dim = state["itc.visual.weight"].shape[0]
-    task = RetrievalConfig(
-        itc_dim=0 if dim == width else dim,
-        eval_final_norm=False,
-        eval_texts="each",
-        rerank_batching="queries",
-        k_test=128,
-    )
-    return {"task": task.model_dump(mode="json")}
-
-
-def _publish(export: Path, out: Path) -> list[str]:
-    """Write a safetensors file in the published layout; return our names that have no place in it."""
-    from safetensors.torch import save_file
-
-    from diptych.systems.eve.convert import HEADS, to_published
-    from diptych.train.export import find_weights, read_weights
-
-    state = read_weights(find_weights(export)).state
-    known = {n: t for n, t in state.items() if n.startswith("model.") or n in HEADS.values()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.tmp")
-    save_file({n: t.contiguous() for n, t in to_published(known).items()}, aside)
-    aside.replace(out)
-    return sorted(state.keys() - known.keys())

@@ -1,0 +1,154 @@
+"""Published checkpoints as exports, in memory or on disk, and exports as published checkpoints."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+from diptych.config.layers import resolve
+from diptych.data.text import Tokenizer
+from diptych.errors import CheckpointError, UsageError
+from diptych.resolve import look_up
+from diptych.systems.task import Task
+from diptych.train.build import build_task
+from diptych.train.config import RunConfig
+from diptych.train.export import find_weights, read_weights, write_export
+
+CONVERTERS: dict[str, str] = {"eve": "diptych.systems.eve.published:CONVERTER"}
+"""Systems with published checkpoints -> "module:object" of a `Converter`, imported on first use."""
+
+Heads = Literal["best", "own", "none"]
+Routing = Literal["published", "dropless"]
+
+
+class Converter(Protocol):
+    """What a system's folder offers for its published checkpoints."""
+
+    def read(
+        self,
+        checkpoint: Path,
+        *,
+        heads: Heads,
+        image_size: int | None,
+        attention_heads: int | None,
+        routing: Routing,
+    ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+        """Return settings, our weights, and the published keys that were left out."""
+        ...
+
+    def publish(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Return published weights, and our names that have no place among them."""
+        ...
+
+
+def converter_of(system: str) -> Converter:
+    """Return the converter of a system.
+
+    Raises:
+        UsageError: no system of that name has published checkpoints.
+    """
+    found: Converter = look_up(CONVERTERS, system, "system with published checkpoints")
+    return found
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """How a published checkpoint is read."""
+
+    heads: Heads = "best"
+    """Which retrieval heads to take; see `diptych.systems.eve.convert.LoadRules`."""
+    image_size: int | None = None
+    """Side of the pictures to come, for which the position table is resized; None: as it is."""
+    attention_heads: int | None = None
+    """None: one per 64 of width."""
+    routing: Routing = "published"
+    """published: experts drop tokens beyond their capacity. dropless: Diptych's default."""
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A published checkpoint, ready to be exported or used."""
+
+    settings: dict[str, Any]
+    """Sections of `RunConfig`: `system`, `data`, and `task` where the heads of one are complete."""
+    state: dict[str, Tensor]
+    ignored: list[str]
+    """Published keys that have no place, sorted."""
+
+
+def read_published(system: str, checkpoint: Path, options: ImportOptions) -> ImportedModel:
+    """Read a published checkpoint.
+
+    Raises:
+        UsageError: no system of that name with published checkpoints.
+        CheckpointError: not readable, not that system's, or tensors that do not fit together.
+    """
+    return ImportedModel(*converter_of(system).read(checkpoint, **asdict(options)))
+
+
+def load_published(
+    system: str, checkpoint: Path, tokenizer: Path | None, options: ImportOptions
+) -> tuple[RunConfig, Task]:
+    """Load a published checkpoint as a task in eval mode, without writing an export.
+
+    Raises:
+        UsageError: no tokenizer is given.
+        CheckpointError: as `read_published`; or the checkpoint has no complete set of heads.
+    """
+    if tokenizer is None:
+        raise UsageError(
+            f"{checkpoint}: a published checkpoint holds no tokenizer; give tokenizer= a tokenizer.json"
+        )
+    found = read_published(system, checkpoint, options)
+    if "task" not in found.settings:
+        raise CheckpointError(
+            f"{checkpoint}: it has no complete heads of a task, so it can only be trained from: "
+            f"`diptych convert {system} {checkpoint} OUT`, then init_from.path=OUT"
+        )
+    config = resolve(RunConfig, found.settings).config
+    task = build_task(config, Tokenizer.from_file(tokenizer))
+    own = task.state_dict()
+    if own.keys() != found.state.keys():
+        raise CheckpointError(
+            f"{checkpoint}: its weights do not fit task.name = {config.task.name} "
+            f"(differing: {', '.join(sorted(own.keys() ^ found.state.keys())[:4])})"
+        )
+    task.load_state_dict(found.state)
+    return config, task.eval()
+
+
+def import_to(
+    system: str, checkpoint: Path, out: Path, tokenizer: Path | None, options: ImportOptions
+) -> list[str]:
+    """Write a published checkpoint as an export; return the published keys that were left out.
+
+    Raises:
+        UsageError, CheckpointError: as `read_published`.
+        DataError: the tokenizer cannot be read.
+    """
+    found = read_published(system, checkpoint, options)
+    words = Tokenizer.from_file(tokenizer) if tokenizer is not None else None
+    write_export(out, found.state, words, found.settings)
+    return found.ignored
+
+
+def publish_to(system: str, export: Path, out: Path) -> list[str]:
+    """Write an export as a safetensors file in the published layout; return our names without a place there.
+
+    Raises:
+        UsageError: no system of that name with published checkpoints.
+        CheckpointError: no weights there, or a model that the published layout has no place for.
+    """
+    from safetensors.torch import save_file
+
+    published, left = converter_of(system).publish(read_weights(find_weights(export)).state)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.tmp")
+    try:
+        save_file({n: t.contiguous() for n, t in published.items()}, aside)
+        aside.replace(out)
+    finally:
+        aside.unlink(missing_ok=True)
+    return left
