@@ -13,7 +13,7 @@ from diptych.metrics.retrieval import (
     itm_eval,
     reranked_ranks,
     summarise,
-    top_candidates,
+    top_cut,
 )
 
 
@@ -48,13 +48,18 @@ def test_two_right_answers_do_not_push_each_other_back() -> None:
     assert best_ranks(np.array([[1.0, 1.0, 0.0]]), indices([0, 1])).tolist() == [1]
 
 
+def candidates(scores: np.ndarray, k: int) -> list[list[int]]:
+    """Candidates of each query, ascending."""
+    cut = top_cut(scores, k)
+    return [cut.candidates(q, row).tolist() for q, row in enumerate(scores)]
+
+
 def test_reranked_by_hand() -> None:
     scores = np.array([[0.9, 0.8, 0.7, 0.1]] * 4)
-    candidates = np.array([[0, 1]] * 4)
-    new = np.array([[1.0, 2.0], [1.0, 2.0], [5.0, 5.0], [0.0, 0.0]])
+    new = np.array([[1.0, 2.0, 9.0, np.nan], [1.0, 2.0, 9.0, 9.0], [5.0, 5.0, 9.0, 9.0], [0.0] * 4])
     right = indices([0], [3], [1], [])
     # 0 falls behind 1; 3 is no candidate: behind both candidates and 2; a tie; nothing right
-    assert reranked_ranks(scores, candidates, new, right).tolist() == [2, 4, 2, 5]
+    assert reranked_ranks(scores, top_cut(scores, 2), new, right).tolist() == [2, 4, 2, 5]
 
 
 def test_summary_by_hand() -> None:
@@ -64,18 +69,14 @@ def test_summary_by_hand() -> None:
 
 def test_candidates_by_hand() -> None:
     scores = np.array([[0.1, 0.5, 0.5, 0.9], [0.0, 0.0, 0.0, 0.0]])
-    assert top_candidates(scores, 3).tolist() == [[3, 1, 2], [0, 1, 2]]
-    assert top_candidates(scores, 9).shape == (2, 4)
-    assert candidate_recall(top_candidates(scores, 2), indices([2, 3], [2])) == 0.5
-
-
-@pytest.mark.parametrize("cells", [1, 8, 20, 1000])
-def test_candidates_do_not_depend_on_how_many_rows_are_sorted_at_once(
-    cells: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("diptych.metrics.retrieval.SORTED_AT_ONCE", cells)
-    scores = np.random.default_rng(0).random((7, 8)).astype(np.float32)
-    assert (top_candidates(scores, 3) == np.argsort(-scores, axis=1)[:, :3]).all()
+    assert candidates(scores, 2) == [[1, 3], [0, 1]]  # of equal scores the first
+    assert candidates(scores, 3) == [[1, 2, 3], [0, 1, 2]]
+    assert top_cut(scores, 9).k == 4
+    assert candidates(scores, 9) == [[0, 1, 2, 3]] * 2
+    cut = top_cut(scores, 2)
+    assert candidate_recall(scores, cut, indices([2, 3], [2]), [0, 1]) == 0.5
+    assert candidate_recall(scores, cut, indices([2, 3], [2]), [0]) == 1
+    assert candidate_recall(scores, cut, indices([], [2]), [0, 1]) == 0
 
 
 def test_chance_by_hand() -> None:
@@ -130,20 +131,31 @@ def test_ranks_equal_the_sorting_oracle(case: tuple[np.ndarray, list[list[int]],
 
 
 @settings(max_examples=80, deadline=None)
+@given(case=retrieval_case())
+def test_candidates_equal_a_stable_sort(case: tuple[np.ndarray, list[list[int]], int]) -> None:
+    scores, _, k = case
+    assert candidates(scores, k) == np.sort(np.argsort(-scores, axis=1, kind="stable")[:, :k]).tolist()
+    # The other direction sees the same matrix by columns.
+    cut, queries = top_cut(scores.T, k), np.arange(scores.shape[1])
+    by_column = [np.flatnonzero(cut.has(queries, a, row)).tolist() for a, row in enumerate(scores)]
+    by_row = candidates(np.ascontiguousarray(scores.T), k)
+    assert by_column == [[q for q in queries if a in by_row[q]] for a in range(len(scores))]
+
+
+@settings(max_examples=80, deadline=None)
 @given(case=retrieval_case(), seed=st.integers(0, 100))
 def test_reranked_ranks_equal_the_sorting_oracle(
     case: tuple[np.ndarray, list[list[int]], int], seed: int
 ) -> None:
     scores, right, k = case
-    candidates = top_candidates(scores, k)
-    new = np.random.default_rng(seed).integers(0, 3, candidates.shape).astype(np.float32)
+    new = np.random.default_rng(seed).integers(0, 3, scores.shape).astype(np.float32)
     expected = []
     for q, answers in enumerate(right):
-        chosen = candidates[q].tolist()
-        first = sorted(range(k), key=lambda p: (-new[q, p], chosen[p] in answers))
+        chosen = np.argsort(-scores[q], kind="stable")[:k].tolist()
+        first = sorted(chosen, key=lambda c: (-new[q, c], c in answers))
         rest = [c for c in pessimistic_order(scores[q].tolist(), answers) if c not in chosen]
-        expected.append(oracle_rank([chosen[p] for p in first] + rest, answers))
-    assert reranked_ranks(scores, candidates, new, indices(*right)).tolist() == expected
+        expected.append(oracle_rank(first + rest, answers))
+    assert reranked_ranks(scores, top_cut(scores, k), new, indices(*right)).tolist() == expected
 
 
 def test_published_figures_by_hand() -> None:
@@ -161,5 +173,7 @@ def test_published_figures_by_hand() -> None:
 
 
 def test_filled_matrix() -> None:
-    got = filled_matrix((2, 3), np.array([[2], [0]]), np.array([[0.5], [-1.5]]))
+    scores, new = np.array([[0.1, 0.2, 0.3], [0.3, 0.2, 0.1]]), np.array([[9, 9, 0.5], [-1.5, np.nan, 9]])
+    got = filled_matrix(scores, top_cut(scores, 1), new.astype(np.float32))
     assert got.tolist() == [[-100, -100, 0.5], [-1.5, -100, -100]]
+    assert got.dtype == np.float32

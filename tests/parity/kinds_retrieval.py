@@ -25,15 +25,15 @@ from diptych.systems.task import EvalData, StepContext
 from diptych.tasks.retrieval import RetrievalTask
 from diptych.tasks.retrieval_batch import BatchTexts
 from diptych.tasks.retrieval_config import RetrievalConfig
-from diptych.tasks.retrieval_ranking import (
+from diptych.tasks.retrieval_encoding import (
     Pictures,
     Texts,
     collect_texts,
     encode_pictures,
     encode_texts,
-    rerank,
     similarities,
 )
+from diptych.tasks.retrieval_ranking import rerank
 
 IMAGE_BATCH, TEXT_BATCH = 2, 5
 """How the original batched its features when the score matrices were recorded."""
@@ -148,8 +148,8 @@ def check_scores(task: RetrievalTask, case: Case) -> list[Comparison]:
     matrices = {
         "sims_i2t": similarity,
         "sims_t2i": np.ascontiguousarray(similarity.T),
-        "rerank_i2t": filled_matrix(similarity.shape, by_image.index, by_image.scores),
-        "rerank_t2i": filled_matrix(similarity.T.shape, by_text.index, by_text.scores),
+        "rerank_i2t": filled_matrix(similarity, by_image.cut, by_image.scores),
+        "rerank_t2i": filled_matrix(similarity.T, by_text.cut, by_text.scores),
     }
     expected = case.under("out.")
     done = [output(name, torch.from_numpy(m), expected[name]) for name, m in matrices.items()]

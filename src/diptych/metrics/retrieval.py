@@ -1,25 +1,69 @@
 """Retrieval metrics: rank of the best right answer, recalls, median rank, chance; the published figures.
 
-Legend: Q queries, C candidates, k candidates scored again. "Right" answers come as one index array a query,
-so that a picture with many captions, or pictures that match each other's captions, are no special case.
+Legend: Q queries, C answers to choose from, k candidates scored again. "Right" answers come as one index
+array a query, so that a picture with many captions, or pictures that match each other's captions, are no
+special case.
 
 Ties count against us: a wrong answer with the score of the right one stands before it, so a model that gives
 every pair one score has no recall. A NaN counts as such a tie.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 RECALLS = (1, 5, 10)
-SORTED_AT_ONCE = 2**24
-"""Scores sorted at once: the sort's own memory stays at some 200 MB."""
 NOT_RANKED = -100.0
 """What the published code puts where a pair was not scored again."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The k best answers of each query, told by the last one of them: two numbers a query, whatever k is.
+
+    Of equal scores those of lower index are better.
+    """
+
+    k: int
+    """Candidates of each query."""
+    lowest: Floats
+    """[Q] score of the last candidate."""
+    last: Ints
+    """[Q] its index."""
+
+    def has(self, query: Ints | int, answer: Ints | int, score: Floats | float) -> Bools:
+        """Return which answers are candidates; the arguments are broadcast against each other.
+
+        Args:
+            query: numbers of queries.
+            answer: indices of answers.
+            score: the first scores of these pairs, from the very array that was cut.
+        """
+        lowest = self.lowest[query]
+        found: Bools = (score > lowest) | ((score == lowest) & (answer <= self.last[query]))
+        return found
+
+    def candidates(self, query: int, row: Floats) -> Ints:
+        """Return the candidates [k] of a query in ascending order; `row` [C] holds its first scores."""
+        return np.flatnonzero(self.has(query, np.arange(len(row)), row))
+
+
+def top_cut(scores: Floats, k: int) -> Cut:
+    """Cut the best min(k, C) answers of each query off, by finite scores [Q, C]."""
+    queries, answers = scores.shape
+    k = min(k, answers)
+    lowest, last = np.empty(queries, scores.dtype), np.empty(queries, np.int64)
+    for q, row in enumerate(scores):
+        worst = np.partition(row, answers - k)[answers - k]
+        better = np.count_nonzero(row > worst)
+        lowest[q], last[q] = worst, np.flatnonzero(row == worst)[k - better - 1]
+    return Cut(k, lowest, last)
 
 
 def best_ranks(scores: Floats, right: Sequence[Ints]) -> Ints:
@@ -35,7 +79,7 @@ def best_ranks(scores: Floats, right: Sequence[Ints]) -> Ints:
     return ranks
 
 
-def reranked_ranks(scores: Floats, candidates: Ints, candidate_scores: Floats, right: Sequence[Ints]) -> Ints:
+def reranked_ranks(scores: Floats, cut: Cut, new_scores: Floats, right: Sequence[Ints]) -> Ints:
     """Return the rank of each query's best right answer after its candidates were scored again, [Q] int64.
 
     The candidates come before everything else, ordered by their new scores; the others follow in the order of
@@ -43,20 +87,17 @@ def reranked_ranks(scores: Floats, candidates: Ints, candidate_scores: Floats, r
 
     Args:
         scores: [Q, C] first scores.
-        candidates: [Q, k] indices into C, no index twice in a row.
-        candidate_scores: [Q, k] new scores.
+        cut: which answers are candidates.
+        new_scores: [Q, C], read at the candidates only.
         right: for each query the indices of its right answers.
     """
     ranks = np.empty(len(scores), dtype=np.int64)
     for q, answers in enumerate(right):
-        among = np.flatnonzero(np.isin(candidates[q], answers))
-        if len(among):
-            ranks[q] = _rank(candidate_scores[q], among)
-        else:
-            others = np.delete(np.arange(scores.shape[1]), candidates[q])
-            ranks[q] = candidates.shape[1] + _rank(
-                scores[q][others], np.flatnonzero(np.isin(others, answers))
-            )
+        if cut.has(q, answers, scores[q, answers]).any():
+            chosen = cut.candidates(q, scores[q])
+            ranks[q] = _rank(new_scores[q, chosen], np.flatnonzero(np.isin(chosen, answers)))
+        else:  # all candidates are wrong and stand before it anyway
+            ranks[q] = _rank(scores[q], answers)
     return ranks
 
 
@@ -69,26 +110,22 @@ def _rank(row: Floats, answers: Ints) -> int:
     return 1 + int(before.sum())
 
 
-def top_candidates(scores: Floats, k: int) -> Ints:
-    """Return the k best of each query, best first, [Q, min(k, C)]; equal scores in the order of the index."""
-    rows = max(1, SORTED_AT_ONCE // scores.shape[1])
-    best = np.empty((len(scores), min(k, scores.shape[1])), dtype=np.int64)
-    for start in range(0, len(scores), rows):
-        order = np.argsort(-scores[start : start + rows], axis=1, kind="stable")
-        best[start : start + rows] = order[:, :k]
-    return best
-
-
 def summarise(ranks: Ints) -> dict[str, float]:
     """Return `R@1`, `R@5`, `R@10` (fractions) and `median_rank` of ranks [Q]."""
     recalls = {f"R@{k}": float((ranks <= k).mean()) for k in RECALLS}
     return {**recalls, "median_rank": float(np.median(ranks))}
 
 
-def candidate_recall(candidates: Ints, right: Sequence[Ints]) -> float:
-    """Return the share of queries with a right answer among their candidates [Q, k]: re-ranking's ceiling."""
-    found = [np.isin(row, answers).any() for row, answers in zip(candidates, right, strict=True)]
-    return float(np.mean(found))
+def candidate_recall(scores: Floats, cut: Cut, right: Sequence[Ints], queries: Sequence[int] | Ints) -> float:
+    """Return the share of `queries` with a right answer among their candidates: re-ranking's ceiling.
+
+    Args:
+        scores: [Q, C] first scores.
+        cut: which answers are candidates.
+        right: for each of the Q queries the indices of its right answers.
+        queries: those that count.
+    """
+    return float(np.mean([cut.has(q, right[q], scores[q, right[q]]).any() for q in queries]))
 
 
 def chance(right_counts: Ints, candidates: int) -> dict[str, float]:
@@ -143,8 +180,8 @@ def _published_rank(row: Floats, answers: Sequence[int]) -> int:
     return int(np.flatnonzero(np.isin(order, answers)).min())
 
 
-def filled_matrix(shape: tuple[int, int], candidates: Ints, candidate_scores: Floats) -> Floats:
+def filled_matrix(scores: Floats, cut: Cut, new_scores: Floats) -> Floats:
     """Return the published re-ranked matrix [Q, C]: new scores at the candidates, `NOT_RANKED` elsewhere."""
-    matrix = np.full(shape, NOT_RANKED, dtype=candidate_scores.dtype)
-    np.put_along_axis(matrix, candidates, candidate_scores, axis=1)
-    return matrix
+    queries, answers = np.ogrid[: scores.shape[0], : scores.shape[1]]
+    filled: Floats = np.where(cut.has(queries, answers, scores), new_scores, NOT_RANKED)
+    return filled.astype(new_scores.dtype)

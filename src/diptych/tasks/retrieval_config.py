@@ -65,6 +65,8 @@ class RetrievalConfig(TaskConfig):
     )
     gate_weight: float = Field(0.001, ge=0, description="Weight of the routing balance loss.")
     k_test: int = Field(16, ge=1, description="Candidates of each query that the matching head scores again.")
+    k_texts: int = Field(0, ge=0, description="Ours: candidate texts of a picture; 0: `k_test`.")
+    k_images: int = Field(0, ge=0, description="Ours: candidate pictures of a text; 0: `k_test`.")
     rerank_score: Literal["itm", "log_odds", "sum"] = Field(
         "itm",
         description="Score of a candidate: the matching logit (published), its log-odds, or (ours) "

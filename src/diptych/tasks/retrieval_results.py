@@ -1,6 +1,6 @@
 """What an evaluation of retrieval writes: figures for metrics.json and rows for predictions.jsonl.
 
-Legend: Q queries, C candidates (all answers), k candidates that were scored again.
+Legend: Q queries, C answers to choose from, k of them are candidates, which are scored again.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from diptych.metrics.retrieval import (
+    Cut,
     Floats,
     Ints,
     best_ranks,
@@ -28,10 +29,11 @@ SHOWN = 10
 class Candidates:
     """The best answers of each query by similarity, and their new scores."""
 
-    index: Ints
-    """[Q, k], best first by similarity."""
+    cut: Cut
     scores: Floats
-    """[Q, k]"""
+    """[Q, C], read at the candidates only."""
+    scored: int = 0
+    """Pairs that were read together, for both directions."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Ranking:
     def reranked(self) -> Ints:
         """[Q] ranks after re-ranking."""
         assert self.candidates is not None
-        return reranked_ranks(self.similarity, self.candidates.index, self.candidates.scores, self.right)
+        return reranked_ranks(self.similarity, self.candidates.cut, self.candidates.scores, self.right)
 
     @property
     def headline(self) -> Ints:
@@ -74,9 +76,7 @@ class Ranking:
     def candidate_recall(self) -> float:
         """Return the share of queries with a right answer among their candidates."""
         assert self.candidates is not None
-        return candidate_recall(
-            self.candidates.index[self.answerable], [self.right[q] for q in self.answerable]
-        )
+        return candidate_recall(self.similarity, self.candidates.cut, self.right, self.answerable)
 
     def top(self, query: int) -> list[tuple[int, float, bool]]:
         """Return the first answers of a query: (answer, score, right), equal scores wrong ones first."""
@@ -86,7 +86,8 @@ class Ranking:
             index = np.flatnonzero(row >= last)
             scores = row[index]
         else:
-            index, scores = self.candidates.index[query], self.candidates.scores[query]
+            index = self.candidates.cut.candidates(query, self.similarity[query])
+            scores = self.candidates.scores[query, index]
         right = np.isin(index, self.right[query])
         order = np.lexsort((index, right, -scores))[:SHOWN]
         return [(int(index[o]), float(scores[o]), bool(right[o])) for o in order]
@@ -100,11 +101,15 @@ def figures(to_text: Ranking, to_image: Ranking) -> dict[str, Any]:
 
     scores = {"contrastive": both(lambda r: summarise(r.contrastive[r.answerable]))}
     result: dict[str, Any] = {"headline": "contrastive", "scores": scores}
-    if to_text.candidates is not None:
+    if to_text.candidates is not None and to_image.candidates is not None:
         scores["reranked"] = both(lambda r: summarise(r.reranked[r.answerable]))
         result["headline"] = "reranked"
+        texts, images = to_text.candidates.cut.k, to_image.candidates.cut.k
         result["candidates"] = {
-            "k": to_text.candidates.index.shape[1],
+            "k": max(texts, images),
+            "k_texts": texts,
+            "k_images": images,
+            "pairs": to_text.candidates.scored,
             "image_to_text_recall": to_text.candidate_recall(),
             "text_to_image_recall": to_image.candidate_recall(),
         }
