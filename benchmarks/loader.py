@@ -8,8 +8,8 @@ float32), at most half its time to the first batch and 0.7 of its memory, 85 % o
 
 Time to the first batch counts from the start of the process. Memory is the sum of proportional set sizes.
 webdataset shuffles in a buffer (`--buffer`, filled with `--initial` samples before the first comes out) of a
-tenth of what open_clip uses, which is in its favour; we shuffle everything. The peer makes uint8 batches where
-we do; as open_clip uses it it makes float32, so that is a row of its own.
+tenth of what open_clip uses, which is in its favour; we shuffle everything. Peers make uint8 batches where we
+do; open_clip has webdataset make float32, so our uint8 beside that is a row of its own.
 """
 
 import argparse
