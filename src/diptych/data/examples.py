@@ -148,6 +148,15 @@ class Examples(Selection):
     def _everything(self) -> Selection:
         return Selection(self.dataset, None)
 
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """Yield what the dataset says of each row, in order; no picture is read.
+
+        Raises:
+            DataError: a shard cannot be read.
+        """
+        for entries in all_entries(self.samples, self.kind):
+            yield from (entry if isinstance(entry, dict) else {} for entry in entries)
+
     def will_need(self, numbers: NDArray[np.int64] | Sequence[int]) -> None:
         """Say which of the rows 0..M-1 are read next, in this order; a remote store fetches ahead."""
         rows = self.rows_of(np.asarray(numbers, dtype=np.int64))
@@ -176,13 +185,10 @@ class Examples(Selection):
     def _letters(self) -> NDArray[np.int32]:
         """Return the letters of each row's text; read from the samples once, then mapped from a file."""
 
-        def letters() -> Iterator[int]:
-            for entries in _all_entries(self.samples, self.kind):
-                yield from (len(str(_text(entry, self.kind))) for entry in entries)
-
         def make(out: Path) -> None:
+            letters = (len(str(entry.get(TEXT[self.kind], ""))) for entry in self.entries())
             with out.open("wb") as file:
-                np.save(file, np.fromiter(letters(), dtype=np.int32, count=len(self)))
+                np.save(file, np.fromiter(letters, dtype=np.int32, count=len(self)))
 
         path = self.dataset.derived(f"letters-{self.fingerprint[:24]}.npy", make)
         return np.asarray(np.load(path, mmap_mode="r"))
@@ -216,10 +222,6 @@ def _pictures(sample: Sample) -> list[tuple[str, bytes]]:
     return [(name, sample.media[name]) for name in sorted(sample.media) if is_picture(name)]
 
 
-def _text(entry: Any, kind: str) -> Any:
-    return entry.get(TEXT[kind], "") if isinstance(entry, dict) else ""
-
-
 def _counts(samples: Selection, kind: str) -> NDArray[Any]:
     """Return how many entries each sample has, [N]."""
     import pyarrow as pa
@@ -233,7 +235,7 @@ def _counts(samples: Selection, kind: str) -> NDArray[Any]:
 
     def make(out: Path) -> None:
         everything = Selection(dataset, None)
-        counts = (len(entries) for entries in _all_entries(everything, kind))
+        counts = (len(entries) for entries in all_entries(everything, kind))
         with out.open("wb") as file:
             np.save(file, np.fromiter(counts, dtype=np.uint32, count=dataset.size))
 
@@ -241,12 +243,13 @@ def _counts(samples: Selection, kind: str) -> NDArray[Any]:
     return np.asarray(found[samples.rows])
 
 
-def _all_entries(samples: Selection, kind: str) -> Iterator[list[Any]]:
-    """Yield the entries of each sample; only its JSON is read.
+def all_entries(samples: Selection, kind: str) -> Iterator[list[Any]]:
+    """Yield the entries of each sample; only its JSON is read. Rows (`Examples`) stand for their samples.
 
     Raises:
         DataError: a shard cannot be read.
     """
+    samples = samples.samples if isinstance(samples, Examples) else samples
     dataset, unclear = samples.dataset, 0
     for i in range(len(samples)):
         place = samples.place(i)

@@ -3,7 +3,7 @@
 Legend: B batch, L text tokens, P image tokens (class token first), D width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -84,6 +84,8 @@ class VisionLanguageModel(nn.Module):
     width: int
     image_spec: ImageSpec
     text_spec: TextSpec
+    heads: int = 0
+    """Attention heads, which heads of tasks may copy; 0: no such number."""
 
     def embed_visual(self, images: Tensor) -> Tensor:
         """Turn normalised pictures [B, 3, H, W] into input tokens [B, P, D]."""
@@ -161,4 +163,12 @@ class System(Protocol):
 
     def state_from_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename (and reshape) a published checkpoint's weights to ours."""
+        ...
+
+    def published_names(self, names: Iterable[str]) -> dict[str, str]:
+        """Return parameter name -> published name, for those that have one (of experts the first one's).
+
+        Raises:
+            UsageError: the system was never published.
+        """
         ...

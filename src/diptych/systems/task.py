@@ -1,9 +1,9 @@
 """The task contract: batch fields, loss, prediction and metrics in one place. The engine knows only tasks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -13,6 +13,9 @@ from diptych.data.batch import Batch
 from diptych.data.draws import Draws
 from diptych.data.text import Tokenizer
 from diptych.systems.protocol import VisionLanguageModel
+
+if TYPE_CHECKING:
+    from diptych.data.selection import Selection
 
 
 class TaskConfig(Section):
@@ -90,6 +93,8 @@ class Task(nn.Module, ABC):
     config_class: ClassVar[type[TaskConfig]]
     batch_fields: ClassVar[frozenset[str]]
     """Fields of `Batch` that must not be None in training."""
+    examples: ClassVar[str] = "samples"
+    """What a row of a batch is, as `data.examples` says it."""
 
     def __init__(self, model: VisionLanguageModel, config: TaskConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -101,6 +106,32 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def needs(cls, config: TaskConfig) -> frozenset[str]:
         """Return the system's capabilities that the task uses; checked when the configuration is read."""
+
+    @classmethod
+    def find_assets(
+        cls, config: TaskConfig, sources: "Sequence[tuple[str, Selection]]", init: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return what the task has to know of its data beyond settings (the answers it chooses from).
+
+        Called once when a run starts. It is JSON, and kept beside the weights wherever they go.
+
+        Args:
+            config: of the task.
+            sources: label and samples of each source of the training data.
+            init: the assets of the model that training starts from; may be empty.
+        """
+        return {}
+
+    @classmethod
+    def create(
+        cls, model: VisionLanguageModel, config: TaskConfig, tokenizer: Tokenizer, assets: Mapping[str, Any]
+    ) -> Self:
+        """Build the task on a model; `assets` are what `find_assets` returned, or empty."""
+        return cls(model, config, tokenizer)
+
+    def assets(self) -> dict[str, Any]:
+        """Return the assets that the task was built with."""
+        return {}
 
     @abstractmethod
     def compute_loss(self, batch: Batch, context: StepContext) -> Loss:

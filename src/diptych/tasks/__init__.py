@@ -3,6 +3,8 @@
 TASKS: dict[str, str] = {
     "eve_pretrain": "diptych.systems.eve.pretrain:EvePretrainTask",
     "multi": "diptych.tasks.multi:MultiTask",
+    "nlvr": "diptych.tasks.nlvr:NlvrTask",
     "retrieval": "diptych.tasks.retrieval:RetrievalTask",
+    "vqa": "diptych.tasks.vqa:VqaTask",
 }
 """Configuration name (`task.name`) -> "module:class", imported on first use."""

@@ -3,8 +3,8 @@
 T tasks, B samples of a rank's batch.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -20,6 +20,9 @@ from diptych.resolve import look_up, nearest
 from diptych.systems.protocol import VisionLanguageModel
 from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, Task, TaskConfig
 from diptych.tasks import TASKS
+
+if TYPE_CHECKING:
+    from diptych.data.selection import Selection
 
 SINGLE_TASKS = {name: place for name, place in TASKS.items() if name != "multi"}
 Entry = Annotated[TaskConfig, Variants("task", SINGLE_TASKS)]
@@ -70,12 +73,19 @@ class MultiTask(Task):
     batch_fields: ClassVar[frozenset[str]] = frozenset({"labels"})
     config: MultiTaskConfig
 
-    def __init__(self, model: VisionLanguageModel, config: MultiTaskConfig, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        config: MultiTaskConfig,
+        tokenizer: Tokenizer,
+        assets: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(model, config, tokenizer)
         # A plain dictionary: the parameters below are registered once, under their own names.
         self.tasks: dict[str, Task] = {}
         for label, entry in config.tasks.items():
-            task: Task = look_up(SINGLE_TASKS, entry.name, "task")(model, entry, tokenizer)
+            kind: type[Task] = look_up(SINGLE_TASKS, entry.name, "task")
+            task = kind.create(model, entry, tokenizer, (assets or {}).get(label, {}))
             self._adopt(label, task)
             self.tasks[label] = task
 
@@ -103,6 +113,32 @@ class MultiTask(Task):
             task: type[Task] = look_up(SINGLE_TASKS, entry.name, "task")
             found |= task.needs(entry)
         return found
+
+    @classmethod
+    def find_assets(
+        cls, config: TaskConfig, sources: "Sequence[tuple[str, Selection]]", init: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return label -> assets of each task, from the sources that it is trained on."""
+        assert isinstance(config, MultiTaskConfig)
+        found = {}
+        for label, entry in config.tasks.items():
+            task: type[Task] = look_up(SINGLE_TASKS, entry.name, "task")
+            own = [(of, selection) for of, selection in sources if of == label]
+            found[label] = task.find_assets(entry, own, init.get(label, {}))
+        return {label: assets for label, assets in found.items() if assets}
+
+    @classmethod
+    def create(
+        cls, model: VisionLanguageModel, config: TaskConfig, tokenizer: Tokenizer, assets: Mapping[str, Any]
+    ) -> Self:
+        """Build all tasks with their own assets."""
+        assert isinstance(config, MultiTaskConfig)
+        return cls(model, config, tokenizer, assets)
+
+    def assets(self) -> dict[str, Any]:
+        """Return label -> assets."""
+        own = {label: task.assets() for label, task in self.tasks.items()}
+        return {label: assets for label, assets in own.items() if assets}
 
     def train(self, mode: bool = True) -> Self:
         """Switch all tasks between training and evaluation."""

@@ -387,10 +387,10 @@ class _Trainer:
     def _export(self) -> None:
         state = self.parts.parallel.gathered(averaged(self._snapshot()))
         settings = exported_settings(self.config)
-        folder, tokenizer = self.run_dir.export, self.parts.tokenizer
+        folder, tokenizer, assets = self.run_dir.export, self.parts.tokenizer, self.task.assets()
 
         def write() -> None:
-            write_export(folder, state, tokenizer, settings, self.step)
+            write_export(folder, state, tokenizer, settings, self.step, assets)
 
         on_main(self.world, write)
         self.log.say(f"{self.run_dir.path}: finished at step {self.step}, model in {folder}")

@@ -3,13 +3,15 @@
 ```
 export/model.safetensors   weights of the task: the system's under `model.`, heads under their own names
        model.yaml          step, system, task, and the data settings that the model expects
+       assets.json         what the task knows of its data (the answers it chooses from), if anything
        tokenizer/tokenizer.json
 ```
 """
 
+import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from diptych.train.checkpoint import Checkpoints, Snapshot
 from diptych.train.config import RunConfig
 from diptych.train.files import sync_folder, sync_tree
 
-WEIGHTS, FACTS = "model.safetensors", "model.yaml"
+WEIGHTS, FACTS, ASSETS = "model.safetensors", "model.yaml", "assets.json"
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,18 @@ class Weights:
     """The export or checkpoint."""
     tokenizer: Path | None
     """Its tokenizer.json, if there is one."""
+    assets: dict[str, Any] = field(default_factory=dict)
+    """What its task knows of its data (`Task.assets`)."""
 
 
 def exported_settings(config: RunConfig) -> dict[str, Any]:
     """Return the part of a run's configuration that a user of the model needs, as nested values."""
-    keep: dict[str, Any] = {"data": {"image", "text", "path"}, "system": True, "task": True, "evaluate": True}
+    keep: dict[str, Any] = {
+        "data": {"image", "text", "path", "examples"},
+        "system": True,
+        "task": True,
+        "evaluate": True,
+    }
     keep |= {"name": True, "seed": True}
     values: dict[str, Any] = config.model_dump(mode="json")
     return {
@@ -59,6 +68,7 @@ def write_export(
     tokenizer: Tokenizer | None,
     settings: Mapping[str, Any] | Section,
     step: int = 0,
+    assets: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write an export aside and rename it into place; one that is there already is replaced.
 
@@ -68,6 +78,7 @@ def write_export(
         tokenizer: stored beside the weights; None where it is not known (converted checkpoints).
         settings: sections of `RunConfig`, at least `system`.
         step: steps that the weights were trained for.
+        assets: of the task (`Task.assets`).
     """
     values = settings.model_dump(mode="json") if isinstance(settings, Section) else dict(settings)
     facts = {"diptych": diptych.__version__, "step": step, **values}
@@ -80,6 +91,8 @@ def write_export(
         (aside / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
         if tokenizer is not None:
             tokenizer.save(aside / "tokenizer")
+        if assets:
+            write_assets(aside, assets)
         text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
         (aside / FACTS).write_text(text, encoding="utf-8")
         sync_tree(aside)
@@ -90,6 +103,30 @@ def write_export(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def write_assets(folder: Path, assets: Mapping[str, Any]) -> None:
+    """Write the assets of a task into an export or a run directory."""
+    text = json.dumps(assets, indent=1, ensure_ascii=False)
+    (folder / ASSETS).write_text(text + "\n", encoding="utf-8")
+
+
+def read_assets(folder: Path) -> dict[str, Any]:
+    """Return the assets in an export or a run directory; empty without any.
+
+    Raises:
+        CheckpointError: a damaged file.
+    """
+    path = folder / ASSETS
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); export the model again") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: damaged (expected an object); export the model again")
+    return found
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -148,10 +185,11 @@ def read_weights(folder: Path) -> Weights:
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{folder / WEIGHTS}: damaged ({error}); export the model again") from error
         step = int(read_facts(folder).get("step", 0))
-        return Weights(state, step, folder, _existing(folder / "tokenizer" / "tokenizer.json"))
+        tokenizer = _existing(folder / "tokenizer" / "tokenizer.json")
+        return Weights(state, step, folder, tokenizer, read_assets(folder))
     snapshot = Checkpoints(folder.parent).load(folder)
     tokenizer = _existing(folder.parents[1] / "tokenizer" / "tokenizer.json")
-    return Weights(averaged(snapshot), snapshot.step, folder, tokenizer)
+    return Weights(averaged(snapshot), snapshot.step, folder, tokenizer, read_assets(folder.parents[1]))
 
 
 def averaged(snapshot: Snapshot) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ class EveModel(VisionLanguageModel):
     def __init__(self, config: EveConfig) -> None:
         super().__init__()
         self.config = config
-        self.width = config.width
+        self.width, self.heads = config.width, config.heads
         self.text_spec = TextSpec(config.max_text_tokens, config.vocab_size)
         stem = build_stem(
             config.stem, config.image_size, config.patch_size, config.width, config.conv, config.init

@@ -1,14 +1,16 @@
 """EVE as the table of systems knows it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor
 
 from diptych.blocks.router import RouterConfig
 from diptych.blocks.stem import ConvStemConfig
-from diptych.errors import UsageError
+from diptych.errors import CheckpointError, UsageError
 from diptych.systems.eve.config import EveConfig
 from diptych.systems.eve.convert import from_published, to_published
+from diptych.systems.eve.keys import POSITION_IDS
 from diptych.systems.eve.model import EveModel
 from diptych.systems.protocol import SystemConfig, VisionLanguageModel
 
@@ -18,7 +20,7 @@ class EveSystem:
 
     name = "eve"
     config_class: type[SystemConfig] = EveConfig
-    supports = frozenset({"eve_pretrain", "retrieval"})
+    supports = frozenset({"eve_pretrain", "nlvr", "retrieval", "vqa"})
 
     def build(self, config: SystemConfig) -> VisionLanguageModel:
         """Build the model with fresh weights (drawn from torch's global generator)."""
@@ -54,6 +56,18 @@ class EveSystem:
     def state_from_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Turn a published checkpoint's weights into ours; heads by the rule `best`."""
         return from_published(state).state
+
+    def published_names(self, names: Iterable[str]) -> dict[str, str]:
+        """Return parameter name -> published name, where there is one (of experts the first one's)."""
+        stand_in = torch.empty(1, 1, device="meta")
+        found = {}
+        for name in names:
+            try:
+                theirs = to_published({name: stand_in})
+            except CheckpointError:
+                continue  # a part that nobody published, as the decoder of pre-training
+            found[name] = next(n for n in theirs if not n.endswith(POSITION_IDS))
+        return found
 
 
 SYSTEM = EveSystem()

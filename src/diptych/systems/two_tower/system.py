@@ -1,6 +1,6 @@
 """The two-tower baseline as the table of systems knows it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -48,6 +48,10 @@ class TwoTowerSystem:
     def state_from_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Refuse: nobody published this model."""
         raise UsageError("system two_tower is Diptych's own baseline: there are no published checkpoints")
+
+    def published_names(self, names: Iterable[str]) -> dict[str, str]:
+        """Refuse: nobody published this model."""
+        raise UsageError("system two_tower is Diptych's own baseline: there are no published names")
 
 
 SYSTEM = TwoTowerSystem()

@@ -1,0 +1,44 @@
+"""What tasks that classify fused pairs share: pictures at the model's size, and controls without one input.
+
+Legend: B samples, L text tokens, P image tokens, D width.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diptych.data.image import normalise
+from diptych.data.text import Tokenizer
+from diptych.errors import UsageError
+from diptych.systems.protocol import VisionLanguageModel
+
+Blind = Literal["none", "image", "text"]
+"""What a control does not see: pictures are grey, texts empty."""
+
+
+def embed_pictures(model: VisionLanguageModel, images: Tensor, blind: Blind = "none") -> Tensor:
+    """Normalise pictures [B, 3, H, W] (uint8, or float in 0..1); embed them, [B, P, D], where the model can.
+
+    Raises:
+        UsageError: pictures of another size than the model reads.
+    """
+    spec = model.image_spec
+    if images.shape[-2:] != (spec.size, spec.size):
+        raise UsageError(
+            f"data.image.size: pictures of {images.shape[-2]} x {images.shape[-1]} pixels, but the model "
+            f"reads {spec.size} x {spec.size}; set data.image.size={spec.size}"
+        )
+    pixels = normalise(images, spec)
+    if blind == "image":
+        pixels = torch.zeros_like(pixels)
+    return model.embed_visual(pixels) if "embed_visual" in model.capabilities else pixels
+
+
+def visible_text(ids: Tensor, mask: Tensor, tokenizer: Tokenizer, blind: Blind) -> tuple[Tensor, Tensor]:
+    """Return ids and mask [B, L] as they are; where `blind` is text, of empty texts (start and end token)."""
+    if blind != "text":
+        return ids, mask
+    empty = torch.full_like(ids, tokenizer.pad_id)
+    empty[:, 0], empty[:, 1] = tokenizer.cls_id, tokenizer.sep_id
+    return empty, (torch.arange(ids.shape[1], device=ids.device) < 2).expand_as(mask)

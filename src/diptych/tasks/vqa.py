@@ -1,0 +1,161 @@
+"""Visual question answering: choose the answer to a question about a picture from a list.
+
+For any system that fuses both modalities. Legend: B questions, A answers, L text tokens, D width.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from diptych.data.batch import Batch
+from diptych.data.text import Tokenizer
+from diptych.errors import UsageError
+from diptych.objectives.answers import AnswerHead, answer_loss
+from diptych.systems.protocol import Fused, VisionLanguageModel
+from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, Task, TaskConfig
+from diptych.tasks.fused import embed_pictures, visible_text
+from diptych.tasks.vqa_answers import Answers, checked_answers, frequent_answers, read_answers
+from diptych.tasks.vqa_config import VqaConfig
+from diptych.tasks.vqa_results import evaluate_vqa
+
+if TYPE_CHECKING:
+    from diptych.data.selection import Selection
+
+ASSET = "answers"
+"""Name of the list of answers among the task's assets."""
+
+
+class VqaTask(Task):
+    """Training with soft scores, evaluation by the official accuracy."""
+
+    name: ClassVar[str] = "vqa"
+    config_class: ClassVar[type[TaskConfig]] = VqaConfig
+    batch_fields: ClassVar[frozenset[str]] = frozenset({"images", "text_ids", "text_mask"})
+    examples: ClassVar[str] = "questions"
+    config: VqaConfig
+
+    def __init__(
+        self, model: VisionLanguageModel, config: VqaConfig, tokenizer: Tokenizer, answers: Sequence[str]
+    ) -> None:
+        super().__init__(model, config, tokenizer)
+        self.answers = Answers(answers)
+        self.vqa = AnswerHead(model.width, 2 * model.width, len(self.answers))
+
+    @classmethod
+    def needs(cls, config: TaskConfig) -> frozenset[str]:
+        """Return `fuse`."""
+        return frozenset({"fuse"})
+
+    @classmethod
+    def find_assets(
+        cls, config: TaskConfig, sources: "Sequence[tuple[str, Selection]]", init: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the list of answers, from where `task.answers` says."""
+        assert isinstance(config, VqaConfig)
+        if config.answers != "auto":
+            return {ASSET: read_answers(config.answers)}
+        if ASSET in init:
+            return {ASSET: checked_answers(init[ASSET], "the answers of init_from")}
+        selections = [selection for _, selection in sources]
+        named = [selection.dataset.info.get(ASSET) for selection in selections]
+        first = next((names for names in named if names), None)
+        if first is not None:
+            return {ASSET: checked_answers(first, "the answers that the dataset names")}
+        return {ASSET: frequent_answers(_entries(selections), config.answer_count)}
+
+    @classmethod
+    def create(
+        cls,
+        model: VisionLanguageModel,
+        config: TaskConfig,
+        tokenizer: Tokenizer,
+        assets: Mapping[str, Any],
+    ) -> Self:
+        """Build the task with the answers of its assets.
+
+        Raises:
+            UsageError: there are none.
+        """
+        assert isinstance(config, VqaConfig)
+        if ASSET not in assets and config.answers == "auto":
+            raise UsageError("task vqa: the list of answers is missing (assets.json); set task.answers")
+        answers = assets[ASSET] if ASSET in assets else read_answers(config.answers)
+        return cls(model, config, tokenizer, checked_answers(answers, "the answers of the model"))
+
+    def assets(self) -> dict[str, Any]:
+        """Return the list of answers."""
+        return {ASSET: self.answers.names}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.vqa.classifier.weight.device
+
+    def fuse(self, batch: Batch) -> Fused:
+        """Read pictures [B, 3, H, W] and questions [B, L] together."""
+        assert batch.images is not None  # the engine checks `batch_fields`
+        assert batch.text_ids is not None
+        assert batch.text_mask is not None
+        blind = self.config.blind
+        ids, mask = visible_text(batch.text_ids, batch.text_mask, self.tokenizer, blind)
+        return self.model.fuse(embed_pictures(self.model, batch.images, blind), ids, mask)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Return a score for each answer, [B, A] float32."""
+        scores: Tensor = self.vqa(self.fuse(batch).pooled)
+        return scores
+
+    def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return soft targets [B, A] and which questions count [B] bool: those with an answer in the list."""
+        targets = self.answers.targets(questions_of(batch)).to(self.device, non_blocking=True)
+        return targets, targets.sum(1) > 0
+
+    def compute_loss(self, batch: Batch, context: StepContext) -> Loss:
+        """Return the loss; parts `vqa` and, if it is trained, `routing`.
+
+        Questions none of whose answers is in the list are left out (the published files do not have them).
+        """
+        world = context.world
+        targets, counted = self.targets(batch)
+        fused = self.fuse(batch)
+        logits = self.vqa(fused.pooled)
+        parts = {"vqa": answer_loss(logits, targets, counted, world)}
+        chosen = targets.gather(1, logits.detach().argmax(1, keepdim=True))[:, 0]
+        metrics = {
+            "accuracy": world.mean(chosen.masked_fill(~counted, 0.0).sum(), counted.sum()),
+            "answerable": counted.float().mean(),
+        }
+        routing = fused.aux.get("routing")
+        if routing is not None:
+            weighted = self.config.gate_weight * routing
+            (parts if self.config.add_gate_loss else metrics)["routing"] = (
+                weighted if self.config.add_gate_loss else weighted.detach()
+            )
+        return Loss(torch.stack(list(parts.values())).sum(), parts, metrics)
+
+    def evaluate(self, data: EvalData, progress: Callable[[str, int, int], None]) -> Evaluation:
+        """Answer every question of a split; see `docs/evaluation.md` for the rules."""
+        return evaluate_vqa(self, data, progress)
+
+
+def questions_of(batch: Batch) -> list[dict[str, Any]]:
+    """Return the entry of each question of a batch.
+
+    Raises:
+        UsageError: the rows of the batch are no questions.
+    """
+    found: list[dict[str, Any]] | None = batch.extra.get("questions")
+    if found is None or any(entry is None for entry in found):
+        raise UsageError("task vqa trains on questions; set data.examples=questions")
+    return found
+
+
+def _entries(selections: "Sequence[Selection]") -> Iterator[dict[str, Any]]:
+    """Yield the questions of all sources; only their JSON is read."""
+    from diptych.data.examples import all_entries
+
+    for selection in selections:
+        for entries in all_entries(selection, "questions"):
+            yield from (entry for entry in entries if isinstance(entry, dict))

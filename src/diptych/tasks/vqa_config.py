@@ -1,0 +1,26 @@
+"""Settings of visual question answering."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from diptych.systems.task import TaskConfig
+
+
+class VqaConfig(TaskConfig):
+    """Question answering by choosing from a list of answers, as published for EVE."""
+
+    name: Literal["vqa"] = "vqa"
+    answers: str = Field(
+        "auto",
+        description="JSON file with the list of answers to choose from, or `auto`: those of `init_from`, "
+        "else those that the dataset names, else the most frequent of the training data.",
+    )
+    answer_count: int = Field(3128, ge=1, description="Answers that `auto` takes from training data at most.")
+    gate_weight: float = Field(0.001, ge=0, description="Weight of the routing balance loss.")
+    add_gate_loss: bool = Field(
+        False, description="Train the routing balance loss too; the published code only reports it."
+    )
+    blind: Literal["none", "image", "text"] = Field(
+        "none", description="A control that sees no picture (image) or no question (text)."
+    )

@@ -1,0 +1,137 @@
+"""Evaluation of visual question answering: figures, predictions, and the file for a test server."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from diptych.data.batch import Batch
+from diptych.errors import DataError, RunError
+from diptych.metrics.accuracy import best_constant, best_constant_by_kind, by_kind, mean
+from diptych.metrics.vqa import canonical_answer, entry_answers, vqa_accuracy
+from diptych.systems.task import EvalData, Evaluation
+from diptych.tasks.routing import routing_layers
+
+if TYPE_CHECKING:
+    from diptych.tasks.vqa import VqaTask
+    from diptych.tasks.vqa_answers import Answers
+
+SHOWN = 5
+"""Answers listed for each question in predictions.jsonl."""
+
+
+@torch.no_grad()
+def evaluate_vqa(task: "VqaTask", data: EvalData, progress: Callable[[str, int, int], None]) -> Evaluation:
+    """Return accuracies over all questions and by kind, a row for each question, and a submission file.
+
+    Raises:
+        DataError: the split has no question.
+        RunError: the scores are not finite (the model diverged).
+    """
+    started = time.process_time()
+    training = task.training
+    task.eval()
+    task.model.reset_routing()
+    rows: list[dict[str, Any]] = []
+    skipped: Counter[str] = Counter()
+    try:
+        for batch in data.mine.batches():
+            skipped.update(batch.skipped)
+            rows += _answered(task, batch)
+            progress("questions", len(rows) + sum(skipped.values()), data.mine.size)
+        layers = routing_layers(task.model, data.world)
+    finally:
+        task.train(training)
+    rows = data.world.collect(rows)
+    skipped = Counter(data.world.collect(list(skipped.elements())))
+    if not rows:
+        raise DataError(f"{data.dataset}/{data.split}: no question in this selection")
+    metrics = {
+        "task": task.name,
+        "dataset": data.dataset,
+        "split": data.split,
+        "questions": len(rows),
+        "skipped": dict(skipped),
+        "answers": len(task.answers),
+        **figures(rows, task.answers),
+        "cpu_seconds": round(time.process_time() - started, 3),
+    }
+    return Evaluation(metrics, rows, {"submission": submission(rows), **layers})
+
+
+def _answered(task: "VqaTask", batch: Batch) -> list[dict[str, Any]]:
+    """Return the rows of a batch."""
+    from diptych.tasks.vqa import questions_of
+
+    scores = task.logits(batch.to(task.device)).sigmoid().cpu()
+    if not scores.isfinite().all():
+        raise RunError(
+            "scores of answers are not finite: the weights of this model are damaged or its training diverged"
+        )
+    best = scores.topk(min(SHOWN, scores.shape[1]), dim=1)
+    names, rows = task.answers.names, []
+    for i, entry in enumerate(questions_of(batch)):
+        top = [
+            {"answer": names[c], "score": score}
+            for c, score in zip(best.indices[i].tolist(), best.values[i].tolist(), strict=True)
+        ]
+        right = entry_answers(entry)
+        rows.append(
+            {
+                "key": batch.keys[i],
+                "question_id": entry.get("question_id", f"{batch.keys[i]}/{entry.get('question', '')}"),
+                "question": entry.get("question", ""),
+                "kind": str(entry.get("kind") or ""),
+                "answer": top[0]["answer"],
+                "right": right,
+                "accuracy": vqa_accuracy(top[0]["answer"], right) if right else None,
+                "top": top,
+            }
+        )
+    return rows
+
+
+def figures(rows: Sequence[dict[str, Any]], answers: "Answers") -> dict[str, Any]:
+    """Return the figures of metrics.json; without right answers (test splits) there is no accuracy.
+
+    `reachable` is what always choosing the best answer of the list would reach; `chance` what the most
+    frequent answer of this split reaches, overall and by kind, and what a random one does.
+    """
+    scored = [row for row in rows if row["right"]]
+    if not scored:
+        return {"scored": 0}
+    kinds = [row["kind"] for row in scored]
+    accuracies = [row["accuracy"] for row in scored]
+    usual = [Counter(map(canonical_answer, row["right"])).most_common(1)[0][0] for row in scored]
+    best = [
+        max((vqa_accuracy(name, row["right"]) for name in _known(row, answers)), default=0.0)
+        for row in scored
+    ]
+    return {
+        "scored": len(scored),
+        "headline": "accuracy",
+        "accuracy": mean(accuracies),
+        "kinds": by_kind(accuracies, kinds),
+        "reachable": mean(best),
+        "chance": {
+            "most_frequent": best_constant(usual),
+            "most_frequent_by_kind": best_constant_by_kind(usual, kinds),
+            "random": 1 / len(answers),
+        },
+    }
+
+
+def _known(row: dict[str, Any], answers: "Answers") -> list[str]:
+    """Return the right answers of a row as the list spells them."""
+    found = {answers.find(answer) for answer in row["right"]}
+    return [answers.names[i] for i in found if i is not None]
+
+
+def submission(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the file that test servers take: `question_id` and `answer`, each question once."""
+    once = {str(row["question_id"]): row for row in reversed(rows)}
+    return [
+        {"question_id": row["question_id"], "answer": row["answer"]} for row in reversed(list(once.values()))
+    ]
