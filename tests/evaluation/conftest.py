@@ -1,11 +1,14 @@
 """A toy EVE with a tokenizer, and splits made of random pictures."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from diptych.blocks.collective import ALONE, World
 from diptych.blocks.router import RouterConfig
 from diptych.data.batch import Batch
 from diptych.data.text import Tokenizer
@@ -36,49 +39,66 @@ TINY = EveConfig(
 )
 
 
-@pytest.fixture(scope="session")
-def tokenizer() -> Tokenizer:
+def toy_tokenizer() -> Tokenizer:
     return Tokenizer.train([*WORDS, *WORDS], 100)
 
 
-@pytest.fixture
-def make_task(tokenizer: Tokenizer) -> Callable[..., RetrievalTask]:
-    """Return a function of the task's settings; equal settings give equal weights."""
-
-    def make(system: EveConfig = TINY, **settings: Any) -> RetrievalTask:
-        torch.manual_seed(3)
-        task = RetrievalTask(EveModel(system), RetrievalConfig(**settings), tokenizer)
-        for head in (task.itc.visual, task.itc.text, *([] if task.itm is None else [task.itm.classifier])):
-            torch.nn.init.normal_(head.weight, std=0.5)  # so that scores differ clearly
-        return task
-
-    return make
+def toy_task(tokenizer: Tokenizer, system: EveConfig = TINY, **settings: Any) -> RetrievalTask:
+    """Return a task with random weights; equal settings give equal weights."""
+    torch.manual_seed(3)
+    task = RetrievalTask(EveModel(system), RetrievalConfig(**settings), tokenizer)
+    for head in (task.itc.visual, task.itc.text, *([] if task.itm is None else [task.itm.classifier])):
+        torch.nn.init.normal_(head.weight, std=0.5)  # so that scores differ clearly
+    return task
 
 
-@pytest.fixture
-def make_data() -> Callable[..., EvalData]:
-    """Return a function (captions, match id of each picture) -> split with random pictures."""
+def toy_data(
+    captions: Sequence[Sequence[str]],
+    match_ids: Sequence[int],
+    batch: int = 3,
+    skipped: dict[str, int] | None = None,
+    world: World = ALONE,
+) -> EvalData:
+    """Return a split of random pictures with these captions and match ids."""
+    generator = torch.Generator().manual_seed(11)
+    images = torch.randint(0, 256, (len(captions), 3, 16, 16), generator=generator, dtype=torch.uint8)
 
-    def make(
-        captions: Sequence[Sequence[str]],
-        match_ids: Sequence[int],
-        batch: int = 3,
-        skipped: dict[str, int] | None = None,
-    ) -> EvalData:
-        generator = torch.Generator().manual_seed(11)
-        images = torch.randint(0, 256, (len(captions), 3, 16, 16), generator=generator, dtype=torch.uint8)
-
+    def part(chosen: slice, skipped: dict[str, int]) -> EvalData:
         def batches() -> Iterator[Batch]:
-            for rows in torch.arange(len(captions)).split(batch) if captions else ():
+            for rows in torch.arange(len(captions))[chosen].split(batch):
+                if not len(rows):
+                    return
                 yield Batch(
                     keys=[f"picture{i}" for i in rows.tolist()],
                     positions=rows,
                     match_ids=torch.tensor([match_ids[i] for i in rows.tolist()]),
                     images=images[rows],
                     captions=[tuple(captions[i]) for i in rows.tolist()],
-                    skipped=(skipped or {}) if rows[0] == 0 else {},
+                    skipped=skipped if rows[0] == chosen.start else {},
                 )
 
-        return EvalData("toy", "test", len(captions) + sum((skipped or {}).values()), batches)
+        size = len(range(len(captions))[chosen]) + sum(skipped.values())
+        return EvalData("toy", "test", size, batches)
 
-    return make
+    data = part(slice(0, len(captions)), skipped or {})
+    if world.size == 1:
+        return data
+    mine = part(world.slice_of(len(captions)), (skipped or {}) if world.is_main else {})
+    return replace(data, world=world, part=mine)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return toy_tokenizer()
+
+
+@pytest.fixture
+def make_task(tokenizer: Tokenizer) -> Callable[..., RetrievalTask]:
+    """Return a function of the task's settings."""
+    return functools.partial(toy_task, tokenizer)
+
+
+@pytest.fixture
+def make_data() -> Callable[..., EvalData]:
+    """Return a function (captions, match id of each picture) -> split with random pictures."""
+    return toy_data

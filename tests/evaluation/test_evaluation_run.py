@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -179,6 +181,25 @@ def test_command_reports_one_line(export: Path, capsys: pytest.CaptureFixture[st
     captured = capsys.readouterr()
     assert captured.err.startswith("error: optim.lr=1: decided when the model was trained")
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_ranks_under_torchrun_write_what_one_process_writes(export: Path, pictures: Path) -> None:
+    settings = [f"evaluate.path={pictures}", "evaluate.device=cpu", "evaluate.threads=1"]
+    expected = read_metrics(evaluate(export, settings))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, "-m", "diptych", "eval", str(export), *settings],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written to") == 1
+    folder = export / "eval" / "retrieval_toy_all"
+    assert {**read_metrics(folder), "cpu_seconds": 0} == {**expected, "cpu_seconds": 0}
+    assert len((folder / "predictions.jsonl").read_text().splitlines()) == 12
 
 
 def test_global_state_is_put_back(export: Path, pictures: Path) -> None:

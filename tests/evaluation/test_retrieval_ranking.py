@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from diptych.data.batch import Batch
@@ -16,6 +18,7 @@ from diptych.systems.protocol import Encoded, ImageSpec, TextSpec, VisionLanguag
 from diptych.systems.task import EvalData
 from diptych.tasks.retrieval import RetrievalTask
 from diptych.tasks.retrieval_config import RetrievalConfig
+from diptych.tasks.retrieval_ranking import _blocks
 
 MakeTask = Callable[..., RetrievalTask]
 MakeData = Callable[..., EvalData]
@@ -51,8 +54,8 @@ def evaluate(task: RetrievalTask, data: EvalData) -> Any:
 class Plain:
     """The same evaluation query by query and pair by pair, nothing shared, nothing batched."""
 
-    def __init__(self, task: RetrievalTask, data: EvalData, k: int, score: str) -> None:
-        self.task, self.k, self.score = task.eval(), k, score
+    def __init__(self, task: RetrievalTask, data: EvalData, k_texts: int, k_images: int, score: str) -> None:
+        self.task, self.k_texts, self.k_images, self.score = task.eval(), k_texts, k_images, score
         batches = list(data.batches())
         self.images = torch.cat([b.images for b in batches if b.images is not None])
         self.keys = [key for b in batches for key in b.keys]
@@ -83,35 +86,95 @@ class Plain:
     def ranks(self) -> dict[tuple[str, str], int]:
         result = {}
         for i, key in enumerate(self.keys):
-            order = self.order(
-                [self.similarity[i][j] for j in range(len(TEXTS))], lambda j, i=i: self.rerank(i, j)
-            )
+            order = self.order(self.similarity[i], self.k_texts, lambda j, i=i: self.rerank(i, j))
             result["image_to_text", key] = next(r for r, j in enumerate(order, 1) if i in RIGHT[TEXTS[j]])
         for j, text in enumerate(TEXTS):
-            order = self.order([row[j] for row in self.similarity], lambda i, j=j: self.rerank(i, j))
+            column = [row[j] for row in self.similarity]
+            order = self.order(column, self.k_images, lambda i, j=j: self.rerank(i, j))
             result["text_to_image", text] = next(r for r, i in enumerate(order, 1) if i in RIGHT[text])
         return result
 
-    def order(self, similarity: list[float], rerank: Callable[[int], float]) -> list[int]:
+    @staticmethod
+    def order(similarity: list[float], k: int, rerank: Callable[[int], float]) -> list[int]:
         first = sorted(range(len(similarity)), key=lambda c: -similarity[c])
-        return sorted(first[: self.k], key=lambda c: -rerank(c)) + first[self.k :]
+        return sorted(first[:k], key=lambda c: -rerank(c)) + first[k:]
 
 
 @pytest.mark.parametrize("score", ["itm", "log_odds", "sum"])
 @pytest.mark.parametrize("batching", ["pairs", "queries"])
+@pytest.mark.parametrize("k", [(3, 3), (2, 5)])
 def test_ranks_equal_a_plain_loop(
-    make_task: MakeTask, make_data: MakeData, score: str, batching: str
+    make_task: MakeTask, make_data: MakeData, score: str, batching: str, k: tuple[int, int]
 ) -> None:
     data = make_data(CAPTIONS, MATCH_IDS)
-    settings = {"k_test": 3, "rerank_score": score, "rerank_weight": 0.5, "rerank_batching": batching}
-    task = make_task(**settings, pair_batch=5, text_batch=4)
+    numbers = {"k_test": 3} if k == (3, 3) else {"k_test": 1, "k_texts": k[0], "k_images": k[1]}
+    ways = {"rerank_score": score, "rerank_weight": 0.5, "rerank_batching": batching}
+    task = make_task(**ways, **numbers, pair_batch=5, text_batch=4)
     got = evaluate(task, data)
-    expected = Plain(task, data, 3, score).ranks()
+    expected = Plain(task, data, *k, score).ranks()
     assert {(row["direction"], row["query"]): row["rank"] for row in got.predictions} == expected
     assert len(set(expected.values())) > 2  # the toy model is neither perfect nor constant
     ranks = np.array([rank for (direction, _), rank in expected.items() if direction == "image_to_text"])
     assert got.metrics["scores"]["reranked"]["image_to_text"]["R@1"] == pytest.approx((ranks == 1).mean())
     assert got.metrics["scores"]["reranked"]["image_to_text"]["median_rank"] == np.median(ranks)
+
+
+def fused(task: RetrievalTask) -> list[tuple[int, int, int]]:
+    """Return a list that gets (pairs, different pictures, text length) of every pass of the task's model."""
+    seen: list[tuple[int, int, int]] = []
+    fuse = task.model.fuse
+
+    def spy(visual: Tensor, ids: Tensor, mask: Tensor) -> Any:
+        seen.append((len(visual), len(torch.unique(visual.flatten(1), dim=0)), ids.shape[1]))
+        assert mask[:, -1].any()  # nothing but padding is cut off, and all of it
+        return fuse(visual, ids, mask)
+
+    task.model.fuse = spy  # type: ignore[method-assign]
+    return seen
+
+
+def test_each_pair_is_scored_once(make_task: MakeTask, make_data: MakeData) -> None:
+    task = make_task(k_texts=4, k_images=3, pair_batch=5)
+    seen = fused(task)
+    result = evaluate(task, make_data(CAPTIONS, MATCH_IDS))
+    plain = Plain(task, make_data(CAPTIONS, MATCH_IDS), 4, 3, "itm").similarity
+    similarity = np.array(plain)
+    union = {(i, j) for i in range(7) for j in np.argsort(-similarity[i])[:4]}
+    union |= {(i, j) for j in range(len(TEXTS)) for i in np.argsort(-similarity[:, j])[:3]}
+    assert sum(pairs for pairs, _, _ in seen) == len(union) == result.metrics["candidates"]["pairs"]
+    assert len(union) < 7 * 4 + len(TEXTS) * 3
+    assert max(pairs for pairs, _, _ in seen) <= 5
+    assert result.metrics["candidates"]["k"] == 4
+    assert (result.metrics["candidates"]["k_texts"], result.metrics["candidates"]["k_images"]) == (4, 3)
+
+
+def test_pictures_are_embedded_once_and_texts_sorted_by_length(
+    make_task: MakeTask, make_data: MakeData
+) -> None:
+    captions = [["red", "red cat blue dog"], ["blue", "small house green tree"], ["old"]]
+    task = make_task(k_test=5, pair_batch=3, embedding_memory_mb=0)
+    embedded: list[int] = []
+    embed = task.embed
+
+    def spy(images: Tensor) -> Tensor:
+        embedded.append(len(images))
+        return embed(images)
+
+    task.embed = spy  # type: ignore[method-assign]
+    seen = fused(task)
+    evaluate(task, make_data(captions, [1, 2, 3]))
+    assert embedded == [3, 3]  # for their features, and for all 15 pairs
+    lengths = [length for _, _, length in seen]
+    assert lengths == sorted(lengths)
+    assert lengths[0] < lengths[-1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=30), batch=st.integers(1, 4))
+def test_blocks_cover_the_pictures(counts: list[int], batch: int) -> None:
+    blocks = list(_blocks(counts, 7, batch))
+    assert [i for block in blocks for i in range(block.start, block.stop)] == list(range(7, 7 + len(counts)))
+    assert all(1 <= block.stop - block.start <= batch for block in blocks)
 
 
 def test_keeping_pixels_instead_of_embeddings_changes_nothing(
@@ -150,7 +213,7 @@ def test_metrics_have_the_documented_form(make_task: MakeTask, make_data: MakeDa
     assert metrics["headline"] == "reranked"
     assert set(metrics["scores"]) == {"contrastive", "reranked"}
     assert metrics["skipped"] == {"decode": 2}
-    assert metrics["candidates"]["k"] == 4
+    assert metrics["candidates"]["k"] == metrics["candidates"]["k_texts"] == 4
     assert metrics["cpu_seconds"] > 0
     for direction in ("image_to_text", "text_to_image"):
         assert set(metrics["chance"][direction]) == {"R@1", "R@5", "R@10", "median_rank"}

@@ -1,5 +1,6 @@
 """`diptych eval`: what a trained model reaches on a split, beside chance."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,12 +27,21 @@ def evaluate(
     ],
     settings: SettingsArgument = None,
 ) -> None:
-    """Evaluate a trained model: evaluate.split=..., evaluate.path=..., task.k_test=... and the like."""
+    """Evaluate a trained model: evaluate.split=..., evaluate.path=..., task.k_test=... and the like.
+
+    On several GPUs or machines: `torchrun --nproc-per-node=GPUS -m diptych eval ...`.
+    """
     from diptych.evaluation.run import evaluate as run_evaluation
     from diptych.evaluation.run import read_metrics
+    from diptych.train.failures import watched
 
-    with stage_bars() as report:
-        folder = run_evaluation(run, settings or [], report)
+    main = os.environ.get("RANK", "0") == "0"
+    with watched():
+        if not main:
+            run_evaluation(run, settings or [])
+            return
+        with stage_bars() as report:
+            folder = run_evaluation(run, settings or [], report)
     metrics = read_metrics(folder)
     out = console()
     if "scores" in metrics:

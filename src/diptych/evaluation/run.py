@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diptych.blocks.collective import ALONE, World
 from diptych.config.layers import resolve
 from diptych.data.batch import Batch
 from diptych.data.examples import expand
@@ -22,6 +23,7 @@ from diptych.train.config import RunConfig
 from diptych.train.export import FACTS, find_weights, read_facts
 from diptych.train.files import out_of_room, sync_folder, sync_tree
 from diptych.train.precision import autocast, choose_device, computing
+from diptych.train.ranks import joined, main_first, on_main, rank_device
 
 Progress = Callable[[str, int, int], None]
 
@@ -34,6 +36,8 @@ def evaluate(path: str | Path, overrides: Sequence[str] = (), progress: Progress
 
     The folder is written aside and renamed, so it is there completely or not at all; an earlier evaluation
     of the same split is replaced. It lies in the run directory that `path` is in, else in the export.
+
+    Under `torchrun` every rank calls it: each reads a part of the split, and rank 0 writes.
 
     Args:
         path: a run directory, an export or a checkpoint.
@@ -50,15 +54,19 @@ def evaluate(path: str | Path, overrides: Sequence[str] = (), progress: Progress
     trained, task = load_task(path)
     config = apply_overrides(trained, overrides)
     settings = config.evaluate
-    data = open_data(config, task)
-    device = choose_device(settings.device, "evaluate.device")
-    with computing(device, settings.threads), autocast(device, settings.precision):
-        task = with_settings(task, config).to(device).eval()
-        result = task.evaluate(data, progress or _quiet)
-    metrics = {**result.metrics, "step": step_of(weights), "where": settings.where}
-    name = folder_name(config.task.name, data.dataset, settings.split, settings.where)
-    folder = home_of(weights) / "eval" / name
-    write_evaluation(folder, Evaluation(metrics, result.predictions, result.extra))
+    device = rank_device(choose_device(settings.device, "evaluate.device"))
+    # How the model was trained says nothing about the ranks that evaluate it.
+    with joined(config.train.with_(parallel="auto"), device) as world:
+        # An index that is missing is written by one rank.
+        data = main_first(world, lambda: open_data(config, task, world))
+        with computing(device, settings.threads), autocast(device, settings.precision):
+            task = with_settings(task, config).to(device).eval()
+            result = task.evaluate(data, (progress if world.is_main else None) or _quiet)
+        metrics = {**result.metrics, "step": step_of(weights), "where": settings.where}
+        name = folder_name(config.task.name, data.dataset, settings.split, settings.where)
+        folder = home_of(weights) / "eval" / name
+        result = Evaluation(metrics, result.predictions, result.extra)
+        on_main(world, lambda: write_evaluation(folder, result))
     return folder
 
 
@@ -85,7 +93,8 @@ def with_settings(task: Task, config: RunConfig) -> Task:
     """
     if config.task == task.config:
         return task
-    changed: Task = look_up(TASKS, config.task.name, "task")(task.model, config.task, task.tokenizer)
+    kind: type[Task] = look_up(TASKS, config.task.name, "task")
+    changed = kind.create(task.model, config.task, task.tokenizer, task.assets())
     before, after = task.state_dict(), changed.state_dict()
     if {n: t.shape for n, t in before.items()} != {n: t.shape for n, t in after.items()}:
         differing = sorted(set(before) ^ set(after)) or sorted(
@@ -99,8 +108,8 @@ def with_settings(task: Task, config: RunConfig) -> Task:
     return changed
 
 
-def open_data(config: RunConfig, task: Task) -> EvalData:
-    """Open the selection that `evaluate.*` names.
+def open_data(config: RunConfig, task: Task, world: World = ALONE) -> EvalData:
+    """Open the selection that `evaluate.*` names, and the part of it that this rank reads.
 
     Raises:
         ConfigError: neither `evaluate.path` nor `data.path` is set.
@@ -118,17 +127,27 @@ def open_data(config: RunConfig, task: Task) -> EvalData:
             f"{path}: nothing to evaluate on, split '{settings.split or 'all'}'{narrowed} selects 0 of "
             f"{dataset.size} samples; set evaluate.split or evaluate.where"
         )
-    selection = expand(selection, config.data.examples)
-    return EvalData(
-        dataset=dataset.name,
-        split=settings.split or "all",
-        size=len(selection),
-        batches=lambda: _batches(selection, config, task),
-        max_tokens=config.data.text.max_tokens,
-    )
+
+    def opened(samples: Selection, **more: Any) -> EvalData:
+        rows = expand(samples, config.data.examples)
+        return EvalData(
+            dataset=dataset.name,
+            split=settings.split or "all",
+            size=len(rows),
+            batches=lambda: _batches(rows, config, task),
+            max_tokens=config.data.text.max_tokens,
+            **more,
+        )
+
+    if world.size == 1:
+        return opened(selection)
+    part = Selection(dataset, selection.rows_of(world.slice_of(len(selection))))
+    return opened(selection, world=world, part=opened(part))
 
 
 def _batches(selection: Selection, config: RunConfig, task: Task) -> Iterator[Batch]:
+    if not len(selection):  # more ranks than samples
+        return iter(())
     return evaluation_batches(selection, config.data, config.evaluate.batch_size, task.tokenizer)
 
 
