@@ -52,10 +52,15 @@ def register(app: typer.Typer) -> None:
         tokenizer: Annotated[
             Path | None, typer.Option(help="tokenizer.json to put beside the weights.")
         ] = None,
+        answers: Annotated[
+            Path | None, typer.Option(help="JSON list of the answers that a VQA checkpoint chooses among.")
+        ] = None,
         force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
     ) -> None:
         """Turn a published checkpoint into an export that Diptych trains from and evaluates, or back."""
         from diptych.errors import UsageError
+        from diptych.tasks.vqa import ASSET
+        from diptych.tasks.vqa_answers import read_answers
         from diptych.train.published import ImportOptions, converter_of, import_to, publish_to
 
         converter_of(system)
@@ -65,7 +70,8 @@ def register(app: typer.Typer) -> None:
             ignored = publish_to(system, checkpoint, out)
         else:
             options = ImportOptions(heads.value, image_size, attention_heads, routing.value)
-            ignored = import_to(system, checkpoint, out, tokenizer, options)
+            assets = None if answers is None else {ASSET: read_answers(answers, "--answers")}
+            ignored = import_to(system, checkpoint, out, tokenizer, options, assets)
         if ignored:
             typer.echo(f"left out: {', '.join(ignored)}", err=True)
         typer.echo(out)

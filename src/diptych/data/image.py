@@ -94,6 +94,15 @@ def _decode(data: bytes, reduce_to: int | None) -> Image.Image:
         raise PictureError("picture too large", f"{width} x {height} pixels, at most {MAX_PIXELS} are read")
     if reduce_to is not None:
         image.draft(None, (_LEAST_REDUCTION * reduce_to, _LEAST_REDUCTION * reduce_to))
+    return as_rgb(image)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Return a PIL picture turned as its metadata say, as mode `RGB`, or `RGBA` if it has transparency.
+
+    Raises:
+        PictureError: floating-point pixels.
+    """
     stored = orientation(image)
     image.load()
     if stored != 1:

@@ -89,9 +89,20 @@ def read_published(system: str, checkpoint: Path, options: ImportOptions) -> Imp
 
 
 def load_published(
-    system: str, checkpoint: Path, tokenizer: Path | None, options: ImportOptions
+    system: str,
+    checkpoint: Path,
+    tokenizer: Path | None,
+    options: ImportOptions,
+    assets: Mapping[str, Any] | None = None,
 ) -> tuple[RunConfig, Task]:
     """Load a published checkpoint as a task in eval mode, without writing an export.
+
+    Args:
+        system: whose checkpoint it is.
+        checkpoint: the file.
+        tokenizer: its tokenizer.json.
+        options: how it is read.
+        assets: what its task knows of its data (`Task.assets`): the answers of VQA.
 
     Raises:
         UsageError: no tokenizer is given.
@@ -108,7 +119,7 @@ def load_published(
             f"`diptych convert {system} {checkpoint} OUT`, then init_from.path=OUT"
         )
     config = resolve(RunConfig, found.settings).config
-    task = build_task(config, Tokenizer.from_file(tokenizer))
+    task = build_task(config, Tokenizer.from_file(tokenizer), assets)
     own = task.state_dict()
     if own.keys() != found.state.keys():
         raise CheckpointError(
@@ -120,9 +131,16 @@ def load_published(
 
 
 def import_to(
-    system: str, checkpoint: Path, out: Path, tokenizer: Path | None, options: ImportOptions
+    system: str,
+    checkpoint: Path,
+    out: Path,
+    tokenizer: Path | None,
+    options: ImportOptions,
+    assets: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Write a published checkpoint as an export; return the published keys that were left out.
+
+    Arguments as of `load_published`; the tokenizer may be missing.
 
     Raises:
         UsageError, CheckpointError: as `read_published`.
@@ -130,7 +148,7 @@ def import_to(
     """
     found = read_published(system, checkpoint, options)
     words = Tokenizer.from_file(tokenizer) if tokenizer is not None else None
-    write_export(out, found.state, words, found.settings)
+    write_export(out, found.state, words, found.settings, assets=assets)
     return found.ignored
 
 

@@ -88,7 +88,7 @@ def _task(config: EveConfig, state: Mapping[str, Tensor]) -> dict[str, Any]:
         }
     if complete(VQA_HEADS):
         return {"name": "vqa", "answer_count": state["vqa.classifier.weight"].shape[0]}
-    for heads, biattn in ((BIATTN_HEADS, True), (PLAIN_HEADS, False)):
+    for heads, interaction in ((BIATTN_HEADS, "biattn"), (PLAIN_HEADS, "plain")):
         if complete(heads):
-            return {"name": "nlvr", "biattn": biattn}
+            return {"name": "nlvr", "interaction": interaction}
     return {}

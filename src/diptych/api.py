@@ -1,0 +1,351 @@
+"""Trained models from Python: `model = diptych.load("eve", "runs/eve-emoji-retrieval")`.
+
+```
+model.encode_image(["cat.jpg", "dog.jpg"])            # [2, D] unit vectors
+model.encode_text("a cat")                            # [1, D]
+model.match("cat.jpg", ["a cat", "a dog"])            # [2] probabilities
+model.answer("cat.jpg", "What animal is it?")[0].text
+```
+
+Pictures are decoded and resized, and texts cleaned, exactly as `diptych eval` does, by the settings that the
+model was trained with.
+
+Legend: N pictures, texts or pairs; D width of the common space, or of the model.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from diptych.data.batch import Batch
+from diptych.data.pictures import Picture, picture_list, square_pictures
+from diptych.data.text import clean
+from diptych.errors import DataError, UsageError
+from diptych.objectives.contrastive import ContrastiveHead
+from diptych.objectives.matching import MatchingHead
+from diptych.systems.protocol import Encoded, VisionLanguageModel
+from diptych.systems.task import Task
+from diptych.tasks.fused import embed_pictures
+from diptych.tasks.nlvr import NlvrTask
+from diptych.tasks.vqa import ASSET as ANSWERS
+from diptych.tasks.vqa import VqaTask
+from diptych.tasks.vqa_answers import read_answers
+from diptych.train.build import load_task
+from diptych.train.config import RunConfig
+from diptych.train.precision import autocast, choose_device
+from diptych.train.published import ImportOptions, load_published
+
+__all__ = ["Answer", "LoadedModel", "Picture", "load"]
+
+Item = TypeVar("Item")
+AnyTask = TypeVar("AnyTask", bound=Task)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to a question."""
+
+    text: str
+    score: float
+    """Between 0 and 1: how right the model takes it to be."""
+    ranked: tuple[tuple[str, float], ...]
+    """The best answers with their scores, this one first."""
+
+
+def load(
+    system: str | None,
+    path: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    answers: str | Path | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    precision: Literal["fp32", "bf16"] = "fp32",
+    batch_size: int = 32,
+    heads: Literal["best", "own", "none"] = "best",
+    image_size: int | None = None,
+    attention_heads: int | None = None,
+    routing: Literal["published", "dropless"] = "published",
+) -> "LoadedModel":
+    """Load a trained model, ready to use.
+
+    Args:
+        system: `eve`, `two_tower`, ...: what the path is expected to hold; None: whatever it holds, but a
+            published checkpoint needs its name.
+        path: a run directory, an export or a checkpoint of Diptych; or the file of a published checkpoint.
+        tokenizer: tokenizer.json of a published checkpoint.
+        answers: JSON list of the answers that a published VQA checkpoint chooses among.
+        device: `auto` takes a GPU if there is one.
+        precision: `bf16`: autocast.
+        batch_size: pictures, texts or pairs that go through the model at once.
+        heads: of a published checkpoint; as the four options that follow, see `diptych convert --help`.
+        image_size: side of the pictures, for which a published position table is resized.
+        attention_heads: of a published checkpoint; None: one per 64 of width.
+        routing: of a published checkpoint; `dropless` makes results independent of the batch.
+
+    Raises:
+        UsageError: a wrong argument; another system's model.
+        CheckpointError: nothing there, or damaged.
+        DataError: tokenizer or answers cannot be read.
+    """
+    where = choose_device(device, "device")
+    if batch_size < 1:
+        raise UsageError(f"batch_size = {batch_size}: expected at least 1")
+    if Path(path).is_file():
+        if system is None:
+            raise UsageError(f"{path}: give the system that this checkpoint was published for")
+        options = ImportOptions(heads, image_size, attention_heads, routing)
+        assets = {} if answers is None else {ANSWERS: read_answers(answers, "answers")}
+        words = None if tokenizer is None else Path(tokenizer)
+        config, task = load_published(system, Path(path), words, options, assets)
+    else:
+        config, task = load_task(path)
+    if system not in (None, config.system.name):
+        raise UsageError(f"{path}: holds a model of system '{config.system.name}', not of '{system}'")
+    return LoadedModel(config, task.to(where).eval(), where, precision, batch_size)
+
+
+class LoadedModel:
+    """A trained model on its device. What it can do depends on the heads that it was trained with.
+
+    Results are float32 tensors on the CPU, in the order of what was asked. Texts are padded as the model's
+    `data.text.padding` says. Where experts drop tokens (published routing) a result depends on what else is
+    in its batch.
+
+    Attributes:
+        config: the settings that it was trained with.
+        task: the task, a torch module: `task.model` is the system's model.
+        device: where it is.
+    """
+
+    def __init__(
+        self, config: RunConfig, task: Task, device: torch.device, precision: str, batch_size: int
+    ) -> None:
+        self.config, self.task, self.device = config, task, device
+        self._precision, self._batch_size = precision, batch_size
+        several: dict[str, Task] = getattr(task, "tasks", {})
+        self._tasks = list(several.values()) or [task]
+
+    @property
+    def model(self) -> VisionLanguageModel:
+        """The system's model, without heads."""
+        return self.task.model
+
+    def __repr__(self) -> str:
+        weights = sum(p.numel() for p in self.task.parameters())
+        return f"<{self.config.system.name}, {self.config.task.name}: {weights:,} weights on {self.device}>"
+
+    def can(self, what: Literal["encode", "match", "answer", "judge"]) -> bool:
+        """Return whether it has the heads for `match`, `answer`, `judge`, or both methods `encode_...`."""
+        if what in ("answer", "judge"):
+            kind = VqaTask if what == "answer" else NlvrTask
+            return any(isinstance(task, kind) for task in self._tasks)
+        name, head = ("itc", ContrastiveHead) if what == "encode" else ("itm", MatchingHead)
+        return any(isinstance(getattr(task, name, None), head) for task in self._tasks)
+
+    def encode_image(self, pictures: Picture | Sequence[Picture], *, project: bool = True) -> Tensor:
+        """Return a vector for each picture, [N, D] float32.
+
+        Args:
+            pictures: paths, encoded bytes, PIL pictures or arrays [H, W, 3] uint8; one or several.
+            project: unit vectors of the contrastive head, to be compared with those of `encode_text`; false:
+                the model's own token, from models without that head too.
+
+        Raises:
+            UsageError: the model has no contrastive head, or cannot encode pictures alone.
+            DataError: a picture that cannot be read.
+        """
+        head = self._head("project_visual", project)
+
+        def encode(chunk: list[Picture]) -> Tensor:
+            return head(self.model.encode_visual(self._embed(chunk)))
+
+        return self._each(encode, picture_list(pictures))
+
+    def encode_text(self, texts: str | Sequence[str], *, project: bool = True) -> Tensor:
+        """Return a vector for each text, [N, D] float32; see `encode_image`.
+
+        Raises:
+            UsageError: the model has no contrastive head, or cannot encode texts alone.
+            DataError: a text of which cleaning leaves nothing.
+        """
+        head = self._head("project_text", project)
+
+        def encode(chunk: list[str]) -> Tensor:
+            return head(self.model.encode_text(*self._tokens(chunk)))
+
+        return self._each(encode, _texts(texts))
+
+    def match(self, pictures: Picture | Sequence[Picture], texts: str | Sequence[str]) -> Tensor:
+        """Return how probably each text belongs to its picture, [N] float32 between 0 and 1.
+
+        Both are read together, pair by pair: as many pictures as texts, or one of either for all.
+
+        Raises:
+            UsageError: the model has no matching head; unequal numbers.
+            DataError: a picture or text that cannot be used.
+        """
+        head = self._matching_head()
+        seen, rows, read = _pairs(picture_list(pictures), _texts(texts))
+        embedded: dict[tuple[int, ...], Tensor] = {}
+
+        def score(chunk: list[tuple[int, str]]) -> Tensor:
+            distinct = tuple(sorted({row for row, _ in chunk}))
+            if distinct not in embedded:  # one picture beside many texts is embedded once
+                embedded.clear()
+                embedded[distinct] = self._embed([seen[row] for row in distinct])
+            where = torch.tensor([distinct.index(row) for row, _ in chunk], device=self.device)
+            visual = embedded[distinct][where]
+            fused = self.model.fuse(visual, *self._tokens([text for _, text in chunk]))
+            return torch.softmax(head(fused.pooled), 1)[:, 1]
+
+        return self._each(score, list(zip(rows, read, strict=True)))
+
+    def answer(
+        self, pictures: Picture | Sequence[Picture], questions: str | Sequence[str], *, top: int = 5
+    ) -> list[Answer]:
+        """Answer a question about each picture: as many pictures as questions, or one of either for all.
+
+        Args:
+            pictures: see `encode_image`.
+            questions: one or several.
+            top: how many answers `Answer.ranked` holds.
+
+        Raises:
+            UsageError: the model was not trained on questions; unequal numbers.
+            DataError: a picture or question that cannot be used.
+        """
+        task = self._task_of(VqaTask, "answer", "questions (task.name=vqa)")
+        seen, rows, read = _pairs(picture_list(pictures), _texts(questions))
+
+        def score(chunk: list[tuple[int, str]]) -> Tensor:
+            images = square_pictures([seen[row] for row, _ in chunk], self.config.data.image)
+            return task.logits(self._batch_of(images, [text for _, text in chunk])).sigmoid()
+
+        scores = self._each(score, list(zip(rows, read, strict=True)))
+        best = scores.topk(min(top, len(task.answers)), dim=1) if len(scores) else None
+        if best is None:
+            return []
+        names = task.answers.names
+        ranked = [
+            tuple((names[i], value) for i, value in zip(row, values, strict=True))
+            for row, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+        return [Answer(*row[0], row) for row in ranked]
+
+    def judge(self, pairs: Sequence[tuple[Picture, Picture]], statements: str | Sequence[str]) -> Tensor:
+        """Return how probably each statement is true of its two pictures, [N] float32 between 0 and 1.
+
+        Args:
+            pairs: two pictures for each statement, or one pair for all.
+            statements: one or several.
+
+        Raises:
+            UsageError: the model was not trained on statements; unequal numbers.
+            DataError: a picture or statement that cannot be used.
+        """
+        task = self._task_of(NlvrTask, "judge", "statements about two pictures (task.name=nlvr)")
+        seen, rows, read = _pairs(list(pairs), _texts(statements))
+
+        def score(chunk: list[tuple[int, str]]) -> Tensor:
+            both = [
+                square_pictures([seen[row][side] for row, _ in chunk], self.config.data.image)
+                for side in (0, 1)
+            ]
+            batch = self._batch_of(torch.stack(both, 1), [text for _, text in chunk])
+            return task.read(batch)[0].softmax(1)[:, 1]
+
+        return self._each(score, list(zip(rows, read, strict=True)))
+
+    @property
+    def _name(self) -> str:
+        return f"this model (system {self.config.system.name}, task {self.config.task.name})"
+
+    def _task_of(self, kind: type[AnyTask], method: str, what: str) -> AnyTask:
+        for task in self._tasks:
+            if isinstance(task, kind):
+                return task
+        raise UsageError(f"{method}: {self._name} was not trained on {what}")
+
+    def _matching_head(self) -> MatchingHead:
+        for task in self._tasks:
+            head = getattr(task, "itm", None)
+            if isinstance(head, MatchingHead):
+                return head
+        raise UsageError(
+            f"match: {self._name} was trained without a matching head; compare encode_image with encode_text"
+        )
+
+    def _head(self, projection: str, project: bool) -> Callable[[Encoded], Tensor]:
+        """Return what turns encoded pictures or texts into vectors."""
+        if not project:
+            return lambda encoded: encoded.pooled
+        task = next((t for t in self._tasks if isinstance(getattr(t, "itc", None), ContrastiveHead)), None)
+        if task is None:
+            raise UsageError(
+                f"encode: {self._name} was trained without a contrastive head; project=False gives the "
+                "model's own vectors"
+            )
+        # The retrieval task knows which token it was evaluated with.
+        token = getattr(task, "evaluation_token", lambda encoded: encoded.pooled)
+        return lambda encoded: getattr(task.itc, projection)(token(encoded))
+
+    def _each(self, compute: Callable[[list[Item]], Tensor], items: list[Item]) -> Tensor:
+        """Return the rows that `compute` gives for all items, `batch_size` at a time."""
+        rows = []
+        with torch.inference_mode(), autocast(self.device, self._precision):
+            for start in range(0, len(items), self._batch_size):
+                rows.append(compute(items[start : start + self._batch_size]).float().cpu())
+        # Ordinary tensors, which may take part in training.
+        return torch.cat(rows).clone() if rows else torch.empty(0)
+
+    def _embed(self, pictures: Sequence[Picture]) -> Tensor:
+        images = square_pictures(pictures, self.config.data.image)
+        return embed_pictures(self.model, images.to(self.device))
+
+    def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return ids [N, L] and mask [N, L] of texts, cleaned and padded by the model's settings."""
+        rules = self.config.data.text
+        cleaned = []
+        for text in texts:
+            try:
+                cleaned.append(clean(text, rules.clean, rules.max_words))
+            except DataError as error:
+                raise DataError(f"text {text!r}: {error}") from error
+        ids, mask = self.task.tokenizer.encode(cleaned, rules.max_tokens)
+        keep = ids.shape[1] if rules.padding == "max_length" else int(mask.sum(1).max())
+        return ids[:, :keep].to(self.device), mask[:, :keep].to(self.device)
+
+    def _batch_of(self, images: Tensor, texts: Sequence[str]) -> Batch:
+        ids, mask = self._tokens(texts)
+        numbers = torch.arange(len(texts))
+        return Batch(
+            keys=[str(i) for i in numbers.tolist()],
+            positions=numbers,
+            match_ids=numbers,
+            images=images.to(self.device),
+            texts=list(texts),
+            text_ids=ids,
+            text_mask=mask,
+        )
+
+
+def _texts(texts: str | Sequence[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
+def _pairs(pictures: list[Item], texts: list[str]) -> tuple[list[Item], list[int], list[str]]:
+    """Return pictures, which of them each text is about, and the texts; one of either goes with all."""
+    if len(pictures) == 1:
+        return pictures, [0] * len(texts), texts
+    if len(texts) == 1:
+        texts = texts * len(pictures)
+    if len(pictures) != len(texts):
+        raise UsageError(
+            f"{len(pictures)} pictures and {len(texts)} texts: expected equal numbers, or one of either for "
+            "all"
+        )
+    return pictures, list(range(len(texts))), texts
