@@ -17,11 +17,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 KINDS: dict[tuple[str, str], str] = {
+    ("eve", "adamw_steps"): "tests.parity.kinds_optim:check_steps",
     ("eve", "backbone"): "tests.parity.kinds_backbone:check",
+    ("eve", "lr_schedules"): "tests.parity.kinds_optim:check_schedules",
+    ("eve", "load_head"): "tests.parity.kinds_load_head:check",
     ("eve", "moe_layer"): "tests.parity.kinds_moe:check",
+    ("eve", "optimizer_groups"): "tests.parity.kinds_optim:check_groups",
+    ("eve", "nlvr"): "tests.parity.kinds_nlvr:check",
     ("eve", "pos_embed_interp"): "tests.parity.kinds_positions:check",
+    ("eve", "randaugment_ops"): "tests.parity.kinds_randaugment:check",
     ("eve", "retrieval"): "tests.parity.kinds_retrieval:check",
     ("eve", "retrieval_metrics"): "tests.parity.kinds_retrieval:check_metrics",
+    ("eve", "text_normalise"): "tests.parity.kinds_text:check",
+    ("eve", "vqa"): "tests.parity.kinds_vqa:check",
+    ("eve", "vqa_targets"): "tests.parity.kinds_vqa:check_targets",
     ("soho", "visual_dictionary"): "tests.parity.kinds_dictionary:check",
 }
 """(system, kind) -> "module:function"; the function is `check(case: Case) -> list[Comparison]`."""
@@ -94,13 +103,13 @@ def loss(what: str, ours: Tensor | float, expected: Tensor | float) -> Compariso
     return Comparison(what, "loss", _largest(a, b) / max(b.double().abs().item(), 0.01))
 
 
-def gradient(what: str, ours: Tensor | None, expected: Tensor) -> Comparison:
+def gradient(what: str, ours: Tensor | None, expected: Tensor, floor: float = 1e-5) -> Comparison:
     """Compare gradients: largest difference over the largest expected entry (a missing gradient is zero).
 
-    Where all entries are below 1e-5 (a gradient that is zero but for rounding) 1e-5 takes the entry's place.
+    Where all entries are below `floor` (a gradient that is zero but for rounding) it takes the entry's place.
     """
     got = torch.zeros_like(expected) if ours is None else ours
-    scale = max(expected.double().abs().max().item(), 1e-5)
+    scale = max(expected.double().abs().max().item(), floor)
     return Comparison(what, "gradient", _largest(got, expected) / scale)
 
 

@@ -28,7 +28,8 @@ def run(*arguments: str) -> int:
 
 def copy_case(name: str, to: Path, new_name: str | None = None) -> Path:
     for suffix in (".json", ".safetensors"):
-        shutil.copy(GOLDEN / f"{name}{suffix}", to / f"{new_name or name}{suffix}")
+        if (GOLDEN / f"{name}{suffix}").exists():  # some cases have no tensors
+            shutil.copy(GOLDEN / f"{name}{suffix}", to / f"{new_name or name}{suffix}")
     return to / f"{new_name or name}.json"
 
 
@@ -40,9 +41,11 @@ def test_golden_case(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "1 of 1 cases pass" in capsys.readouterr().out
 
 
-def test_all_five_kinds_are_here() -> None:
+def test_all_kinds_of_eve_are_here() -> None:
+    from tests.parity.runner import KINDS
+
     kinds = {json.loads((GOLDEN / f"{name}.json").read_text())["kind"] for name in CASES}
-    assert kinds == {"backbone", "moe_layer", "pos_embed_interp", "retrieval", "retrieval_metrics"}
+    assert kinds == {kind for system, kind in KINDS if system == "eve"}
 
 
 def test_unknown_kind_is_a_miss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 from train_toy import PairsConfig, PairsTask, ToyConfig, ToyModel
@@ -60,12 +61,13 @@ def test_one_step_by_hand():
     torch.testing.assert_close(after["head.bias"], before["head.bias"] - 0.02)
 
 
-def test_state_goes_out_and_in_by_name():
+@pytest.mark.parametrize("name", ["adamw", "adamw_published"])
+def test_state_goes_out_and_in_by_name(name):
     first, second = toy_task(), toy_task()
     for task in (first, second):  # another layout in memory than the one that tensors from a file have
         weight = task.model.pixels.weight
         weight.data = weight.data.t().contiguous().t()
-    optimizers = [build_optimizer(task, OptimConfig(lr=0.1), ()) for task in (first, second)]
+    optimizers = [build_optimizer(task, OptimConfig(name=name, lr=0.1), ()) for task in (first, second)]
 
     def step(task, optimizer, seed):
         generator = torch.Generator().manual_seed(seed)

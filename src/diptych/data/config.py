@@ -1,6 +1,6 @@
 """Settings of loading: what a batch holds and how it is made. No heavy imports, for the command line."""
 
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -193,10 +193,26 @@ class RemoteConfig(Section):
     )
 
 
+RandAugmentOp = Literal[
+    "Identity",
+    "AutoContrast",
+    "Equalize",
+    "Brightness",
+    "Sharpness",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+]
+RANDAUGMENT: tuple[RandAugmentOp, ...] = get_args(RandAugmentOp)
+"""Operations of RandAugment in the published order."""
+
+
 class AugmentConfig(Section):
     """Random changes to whole batches of pictures, on the device. Everything is off by default.
 
-    They are applied in the order of the fields: geometry, colours, background, texture.
+    They are applied in the order of the fields: geometry, colours, background, texture, RandAugment.
     """
 
     rotation: float = Field(0.0, ge=0, le=180, description="Largest rotation either way, in degrees.")
@@ -235,6 +251,23 @@ class AugmentConfig(Section):
     noise: float = Field(0.0, ge=0, le=1, description="Largest standard deviation of Gaussian pixel noise.")
     erase: float = Field(0.0, ge=0, le=1, description="Probability of a grey square at a random place.")
     erase_size: float = Field(0.4, gt=0, le=1, description="Side of that square as a share of the picture's.")
+    randaugment_ops: int = Field(
+        0,
+        ge=0,
+        description="RandAugment: so many operations are drawn for a picture, each applied with probability "
+        "1/2; published recipes have 2.",
+    )
+    randaugment_level: float = Field(
+        7.0, ge=0, le=10, description="How strong they are; 7: rotation by 21 degrees, brightness times 1.36."
+    )
+    randaugment_choices: tuple[RandAugmentOp, ...] = Field(
+        RANDAUGMENT, min_length=1, description="The operations to draw from."
+    )
+    randaugment_published: bool = Field(
+        False,
+        description="With the faults of the published code: AutoContrast makes channels without black "
+        "white, Sharpness turns overexposed pixels dark.",
+    )
 
     @property
     def moves(self) -> bool:

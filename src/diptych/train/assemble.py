@@ -1,7 +1,7 @@
 """The objects of a run: fresh, from another model's weights, or from its own newest checkpoint."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +11,23 @@ from torch import Tensor
 from diptych.blocks.collective import World
 from diptych.data.loader import Loader
 from diptych.data.selection import Selection
-from diptych.data.sources import open_sources
+from diptych.data.sources import open_sources, source_labels
 from diptych.data.text import Tokenizer
+from diptych.resolve import look_up
 from diptych.systems.task import Task
-from diptych.train.build import build_task, make_tokenizer
+from diptych.tasks import TASKS
+from diptych.train.build import build_task, make_tokenizer, published_names
 from diptych.train.checkpoint import Checkpoints
 from diptych.train.clock import CpuClock
 from diptych.train.config import RunConfig
-from diptych.train.export import Weights, find_weights, read_weights
+from diptych.train.export import (
+    ASSETS,
+    Weights,
+    find_weights,
+    read_assets,
+    read_weights,
+    write_assets,
+)
 from diptych.train.init import fill
 from diptych.train.log import RunLog
 from diptych.train.optim import Average, build_optimizer, drop_unused_slots, make_slots, optimizer_tensors
@@ -35,7 +44,7 @@ class Parts:
     parallel: Parallel
     """The task as all ranks train it together."""
     tokenizer: Tokenizer
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     average: Average | None
     loader: Loader
     clock: CpuClock
@@ -73,11 +82,13 @@ def assemble(
     init = _initial_weights(config) if newest is None else None
     if newest is None:
         on_main(world, lambda: _write_tokenizer(run, list(sources.values()), init, log))
+        on_main(world, lambda: _write_assets(run, sources, init, log))
     tokenizer = Tokenizer.from_file(run.path / "tokenizer")
-    task = build_task(config, tokenizer)
+    task = build_task(config, tokenizer, read_assets(run.path))
     fresh = facts["fresh"] if init is None else _filled(task, config, init, log)
     parallel = Parallel(task.train(), config.train, world, device)
-    optimizer = build_optimizer(task, config.optim, fresh)
+    names = published_names(config, [name for name, _ in task.named_parameters()])
+    optimizer = build_optimizer(task, config.optim, fresh, names)
     average = Average(task, config.train.ema) if config.train.ema else None
     loader = Loader(sources, config.data, tokenizer, seed=config.seed, rank=world.rank, world=world.size)
     samples, step = sum(map(len, sources.values())), 0
@@ -108,6 +119,19 @@ def _write_tokenizer(
     tokenizer, origin = make_tokenizer(run.config, selections, init)
     tokenizer.save(run.path / "tokenizer")
     log.say(origin)
+
+
+def _write_assets(
+    run: RunDirectory, sources: Mapping[str, Selection], init: Weights | None, log: RunLog
+) -> None:
+    """Let the task look up in the training data what it has to know of them."""
+    config = run.config
+    kind: type[Task] = look_up(TASKS, config.task.name, "task")
+    labelled = list(zip(source_labels(config.data), sources.values(), strict=True))
+    found = kind.find_assets(config.task, labelled, {} if init is None else init.assets)
+    if found:
+        write_assets(run.path, found)
+        log.say(f"{ASSETS}: {', '.join(found)}")
 
 
 def _filled(task: Task, config: RunConfig, init: Weights, log: RunLog) -> list[str]:

@@ -1,6 +1,6 @@
 """From a configuration to the objects of a run; sections that do not fit are found before data is read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,9 @@ import torch
 from diptych.config.layers import resolve
 from diptych.data.config import TextConfig
 from diptych.data.index import Selection
+from diptych.data.sources import source_configs
 from diptych.data.text import Tokenizer, clean
-from diptych.errors import CheckpointError, ConfigError, DataError
+from diptych.errors import CheckpointError, ConfigError, DataError, UsageError
 from diptych.resolve import look_up
 from diptych.systems import SYSTEMS
 from diptych.systems.protocol import System, SystemConfig, VisionLanguageModel
@@ -52,10 +53,27 @@ def check_config(config: RunConfig) -> None:
         *(look_up(TASKS, entry.name, "task").batch_fields for entry in config.task.entries().values())
     )
     _check_parallel(config)
+    _check_examples(config)
+    published_names(config, ())
     if "images" in needed:
         _check_image(config, model)
     if "text_ids" in needed:
         _check_text(config, model)
+
+
+def published_names(config: RunConfig, names: Iterable[str]) -> dict[str, str] | None:
+    """Return parameter name -> published name if `optim.decay` goes by them, else None.
+
+    Raises:
+        ConfigError: the system was never published.
+    """
+    if config.optim.decay != "published":
+        return None
+    system: System = look_up(SYSTEMS, config.system.name, "system")
+    try:
+        return system.published_names(names)
+    except UsageError as error:
+        raise ConfigError(f"optim.decay = published: {error}; expected optim.decay = ours") from error
 
 
 def build_model(config: SystemConfig) -> VisionLanguageModel:
@@ -64,8 +82,13 @@ def build_model(config: SystemConfig) -> VisionLanguageModel:
     return system.build(config)
 
 
-def build_task(config: RunConfig, tokenizer: Tokenizer) -> Task:
+def build_task(config: RunConfig, tokenizer: Tokenizer, assets: Mapping[str, Any] | None = None) -> Task:
     """Build model and heads with fresh weights that depend on `config.seed` only.
+
+    Args:
+        config: of the run.
+        tokenizer: its tokenizer.
+        assets: what the task knows of its data (`Task.find_assets`).
 
     Raises:
         ConfigError: the tokenizer has more tokens than the system's word table.
@@ -80,8 +103,8 @@ def build_task(config: RunConfig, tokenizer: Tokenizer) -> Task:
             f"to at least "
             f"{tokenizer.vocab_size}"
         )
-    task: Task = look_up(TASKS, config.task.name, "task")(model, config.task, tokenizer)
-    return task
+    kind: type[Task] = look_up(TASKS, config.task.name, "task")
+    return kind.create(model, config.task, tokenizer, assets or {})
 
 
 def load_task(path: str | Path) -> tuple[RunConfig, Task]:
@@ -96,7 +119,7 @@ def load_task(path: str | Path) -> tuple[RunConfig, Task]:
         raise CheckpointError(
             f"{weights.folder}: the tokenizer is missing (looked for tokenizer/tokenizer.json)"
         )
-    task = build_task(config, Tokenizer.from_file(weights.tokenizer))
+    task = build_task(config, Tokenizer.from_file(weights.tokenizer), weights.assets)
     found = task.load_state_dict(weights.state, strict=False)
     if found.missing_keys or found.unexpected_keys:
         raise CheckpointError(
@@ -168,6 +191,24 @@ def _check_parallel(config: RunConfig) -> None:
             f"given), but data.mixture.parts = {parts}; set data.mixture.parts=1, or train.parallel=ddp and "
             f"train.expert_parallel=1"
         )
+
+
+def _check_examples(config: RunConfig) -> None:
+    """Check that the rows of the data are what each task is about."""
+    of_label = config.task.entries()
+    sources = source_configs(config.data)
+    for name, source in sources.items():
+        labels = (
+            list(of_label) if len(of_label) == 1 else [label for label in of_label if label == source.task]
+        )
+        for entry in (of_label[label] for label in labels):
+            needed = look_up(TASKS, entry.name, "task").examples
+            found = source.examples or config.data.examples
+            if found != needed:
+                key = f"data.sources.{name}.examples" if config.data.sources else "data.examples"
+                raise ConfigError(
+                    f"{key} = {found}, but task {entry.name} is about {needed}; set {key}={needed}"
+                )
 
 
 def _check_image(config: RunConfig, model: VisionLanguageModel) -> None:

@@ -19,11 +19,21 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class OptimConfig(Section):
-    """The optimizer. Biases and parameters with fewer than two dimensions (norms) are never decayed."""
+    """The optimizer, and which parameters it decays."""
 
-    name: Literal["adamw"] = Field("adamw", description="The optimizer.")
+    name: Literal["adamw", "adamw_published"] = Field(
+        "adamw",
+        description="`adamw`: torch's; `adamw_published`: the rule that published EVE weights were trained "
+        "with (eps before the bias correction, decay after the update).",
+    )
     lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
     weight_decay: float = Field(0.05, ge=0, description="Decoupled weight decay.")
+    decay: Literal["ours", "published"] = Field(
+        "ours",
+        description="Which parameters are decayed. `ours`: those with two or more dimensions, but no biases "
+        "and position tables; `published`: by parts of their published names, which decays some norms and "
+        "all tables.",
+    )
     betas: tuple[Probability, Probability] = Field((0.9, 0.98), description="Decay of the two moments.")
     eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
     lr_mult: float = Field(

@@ -1,6 +1,6 @@
 """Parameter groups, the optimizer, the average of the weights."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,26 +8,42 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from diptych.systems.task import Task
+from diptych.train.adamw import AdamWPublished, local_part
 from diptych.train.config import OptimConfig
 from diptych.train.norms import tensor_norms
 
+PUBLISHED_UNDECAYED = ("bias", "LayerNorm.weight", "norm.weight", "norm1.weight", "norm2.weight")
+"""Parts of published names whose parameters the published EVE code does not decay."""
 
-def parameter_groups(task: Task, config: OptimConfig, fresh: Collection[str]) -> list[dict[str, Any]]:
+
+def parameter_groups(
+    task: Task, config: OptimConfig, fresh: Collection[str], published: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
     """Return up to four groups: {decayed, not decayed} x {normal rate, rate times `optim.lr_mult`}.
 
     Parameters that are cut over ranks (`DTensor`) are in groups apart: kernels take one kind at a time.
-    Not decayed are parameters with fewer than two dimensions, those whose name ends in `bias` (experts hold
-    theirs stacked), and those that the system names in `undecayed`.
+    With `optim.decay` = `ours` not decayed are parameters with fewer than two dimensions, those whose name
+    ends in `bias` (experts hold theirs stacked), and those that the system names in `undecayed`. With
+    `published` they are those whose published name holds one of `PUBLISHED_UNDECAYED`.
 
     Args:
         task: its parameters that require gradients are grouped.
-        config: `weight_decay` and `lr_mult` are read.
+        config: `weight_decay`, `lr_mult` and `decay` are read.
         fresh: names of the parameters that `init_from` did not fill; empty when the run starts afresh.
+        published: name of a parameter -> its published name, for `optim.decay` = `published`; names that it
+            lacks (parts that nobody published) are judged as they stand.
 
     Returns:
         Groups with `params`, `names`, `weight_decay` and `lr_scale`; empty ones are left out.
     """
     undecayed = {f"model.{name}" for name in task.model.undecayed()}
+
+    def decays(name: str, parameter: nn.Parameter) -> bool:
+        if config.decay == "published":
+            theirs = (published or {}).get(name, name)
+            return not any(part in theirs for part in PUBLISHED_UNDECAYED)
+        return parameter.ndim >= 2 and not name.endswith("bias") and name not in undecayed
+
     groups: dict[tuple[bool, bool, bool], dict[str, Any]] = {}
     for spread in (False, True):
         for is_fresh in (False, True):
@@ -40,22 +56,26 @@ def parameter_groups(task: Task, config: OptimConfig, fresh: Collection[str]) ->
                 }
     for name, parameter in task.named_parameters():
         if parameter.requires_grad:
-            decays = parameter.ndim >= 2 and not name.endswith("bias") and name not in undecayed
-            group = groups[decays, name in fresh, isinstance(parameter, DTensor)]
+            group = groups[decays(name, parameter), name in fresh, isinstance(parameter, DTensor)]
             group["params"].append(parameter)
             group["names"].append(name)
     return [group for group in groups.values() if group["params"]]
 
 
-def build_optimizer(task: Task, config: OptimConfig, fresh: Collection[str]) -> torch.optim.AdamW:
-    """Build AdamW over `parameter_groups`.
+def build_optimizer(
+    task: Task, config: OptimConfig, fresh: Collection[str], published: Mapping[str, str] | None = None
+) -> torch.optim.Optimizer:
+    """Build the optimizer that `optim.name` says over `parameter_groups`.
 
-    It is torch's fused AdamW. Published EVE code adds eps before the bias correction and decays after the
-    update;
-    the difference is of the order lr * weight_decay * update and below what a change of seed does.
+    `adamw` is torch's fused AdamW. `adamw_published` adds eps before the bias correction and decays after
+    the update; the difference is of the order lr * weight_decay * update and below what a change of seed
+    does.
     """
-    groups = parameter_groups(task, config, fresh)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    groups = parameter_groups(task, config, fresh, published)
+    rule: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
+    if config.name == "adamw_published":
+        return AdamWPublished(groups, **rule)
+    return torch.optim.AdamW(groups, fused=True, **rule)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -80,8 +100,12 @@ def make_slots(optimizer: torch.optim.Optimizer) -> None:
         for parameter in group["params"]:
             # The fused kernel walks memory and trusts that moments are laid out like their parameter
             # (channels last, transposed).
-            zeros = {slot: torch.zeros_like(parameter.detach()) for slot in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **zeros}
+            like = parameter.detach()
+            dtype, device = like.dtype, like.device
+            if isinstance(optimizer, AdamWPublished):
+                dtype, device = torch.float32, torch.device("cpu")
+            zeros = {slot: torch.zeros_like(like, dtype=dtype) for slot in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": torch.zeros((), device=device), **zeros}
 
 
 def drop_unused_slots(optimizer: torch.optim.Optimizer) -> None:
@@ -116,11 +140,6 @@ def total_norm(
         factor = torch.clamp(clip / (norm + 1e-6), max=1.0)
         torch._foreach_mul_([local_part(g) for g in grads], factor)
     return norm
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """Return what this rank holds of a tensor, sharing its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 class Average:
