@@ -87,7 +87,7 @@ def _judged(task: "NlvrTask", batch: Batch) -> list[dict[str, Any]]:
         rows.append(
             {
                 "key": key,
-                "identifier": entry.get("identifier", key),
+                "identifier": entry.get("identifier", f"{key}/{entry.get('statement', '')}"),
                 "statement": entry.get("statement", ""),
                 "kind": str(entry.get("kind") or ""),
                 "answer": score > 0.5,

@@ -59,7 +59,7 @@ class VqaTask(Task):
         if ASSET in init:
             return {ASSET: checked_answers(init[ASSET], "the answers of init_from")}
         selections = [selection for _, selection in sources]
-        named = [selection.dataset.info.get(ASSET) for selection in selections]
+        named = [selection.dataset.info.get("facts", {}).get(ASSET) for selection in selections]
         first = next((names for names in named if names), None)
         if first is not None:
             return {ASSET: checked_answers(first, "the answers that the dataset names")}
