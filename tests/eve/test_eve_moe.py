@@ -6,13 +6,11 @@ from typing import Literal
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from diptych.blocks.collective import World
-from diptych.blocks.grouped import grouped_linear
 from diptych.blocks.moe import Mixture
 from diptych.blocks.router import Router, RouterConfig, gumbel
 
@@ -287,22 +285,3 @@ def test_served_tokens_are_counted_in_evaluation_only() -> None:
     assert layer.served.sum(1).tolist() == [8, 6]
     layer.reset()
     assert layer.served is None
-
-
-def test_grouped_linear_skips_empty_experts_and_knows_autocast() -> None:
-    torch.manual_seed(0)
-    x, weight, bias = torch.randn(5, 3), torch.randn(4, 2, 3), torch.randn(4, 2)
-    counts = [2, 0, 3, 0]
-    expected = torch.cat([F.linear(x[:2], weight[0], bias[0]), F.linear(x[2:], weight[2], bias[2])])
-    torch.testing.assert_close(grouped_linear(x, weight, bias, counts), expected)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        low = grouped_linear(x, weight, bias, counts)
-    assert low.dtype == torch.bfloat16
-    torch.testing.assert_close(low.float(), expected, atol=0.1, rtol=0.05)
-    assert grouped_linear(x[:0], weight, bias, [0, 0, 0, 0]).shape == (0, 2)
-
-
-def test_grouped_linear_gradients() -> None:
-    torch.manual_seed(0)
-    inputs = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((5, 3), (3, 2, 3), (3, 2))]
-    assert torch.autograd.gradcheck(lambda x, w, b: grouped_linear(x, w, b, [4, 0, 1]), inputs)

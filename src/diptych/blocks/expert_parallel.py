@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from diptych.blocks.collective import World
-from diptych.blocks.moe import Experts, Mixture, Rows
+from diptych.blocks.moe import Apply, Experts, Mixture
 from diptych.errors import ConfigError
 
 
@@ -113,7 +113,7 @@ class Exchange:
     def __init__(self, group: Any, size: int) -> None:
         self.group, self.size = group, size
 
-    def __call__(self, experts: Rows, x: Tensor, counts: list[int]) -> Tensor:
+    def __call__(self, experts: Apply, x: Tensor, counts: list[int]) -> Tensor:
         """Apply all experts of the group to rows [N, D] sorted by expert.
 
         Every rank of the group has to call it equally often, also with no rows at all.

@@ -1,4 +1,4 @@
-"""Mixture of experts over image and text tokens: sorted by expert, one matrix product per expert.
+"""Mixture of experts over image and text tokens: sorted by expert, matrix products expert by expert.
 
 Legend: B batch, S sequence (image tokens first), D width, H hidden, T = B * S tokens, E experts, K choices.
 """
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from diptych.blocks.feedforward import ACTIVATIONS, Activation
-from diptych.blocks.grouped import grouped_linear
+from diptych.blocks.feedforward import Activation
+from diptych.blocks.grouped import Rows, Weights, apply_experts
 from diptych.blocks.router import Router, RouterConfig
 
-Rows = Callable[[Tensor, list[int]], Tensor]
+Apply = Callable[[Tensor, list[int]], Tensor]
 """Rows [N, D] sorted by expert and the number of rows of each -> rows [N, D]."""
 
 
@@ -26,20 +26,30 @@ class Experts(nn.Module):
         self.fc1_bias = nn.Parameter(torch.zeros(experts, hidden))
         self.fc2_weight = nn.Parameter(torch.empty(experts, width, hidden))
         self.fc2_bias = nn.Parameter(torch.zeros(experts, width))
-        self.activation = ACTIVATIONS[activation]
-        self.elsewhere: Callable[[Rows, Tensor, list[int]], Tensor] | None = None
+        self.activation: Activation = activation
+        self.elsewhere: Callable[[Apply, Tensor, list[int]], Tensor] | None = None
         """Brings rows to the ranks that hold their experts, and back (`expert_parallel`)."""
 
-    def forward(self, x: Tensor, counts: list[int]) -> Tensor:
-        """Apply the experts to rows [N, D] sorted by expert; `counts` are the rows of each."""
-        if self.elsewhere is not None:
-            return self.elsewhere(self.apply_here, x, counts)
-        return self.apply_here(x, counts)
+    def forward(self, x: Tensor, counts: list[int], tokens: Tensor, shares: Tensor) -> Tensor:
+        """Return the weighted sum of what the chosen experts make of each token.
+
+        Args:
+            x: [T, D].
+            counts: choices of each expert that are kept, N together.
+            tokens: [N] int64, whose choice each is; those of expert 0 first.
+            shares: [N] float32, their weights.
+        """
+        if self.elsewhere is None:
+            return apply_experts(x, Rows(counts, tokens, shares), self._weights(), self.activation)
+        served = self.elsewhere(self.apply_here, x.index_select(0, tokens), counts)
+        return torch.zeros_like(x).index_add(0, tokens, (served * shares[:, None]).to(x.dtype))
 
     def apply_here(self, x: Tensor, counts: list[int]) -> Tensor:
-        """Apply the experts that this rank holds."""
-        hidden = self.activation(grouped_linear(x, self.fc1_weight, self.fc1_bias, counts))
-        return grouped_linear(hidden, self.fc2_weight, self.fc2_bias, counts)
+        """Apply the experts that this rank holds to rows [N, D] sorted by expert."""
+        return apply_experts(x, Rows(counts), self._weights(), self.activation)
+
+    def _weights(self) -> Weights:
+        return Weights(self.fc1_weight, self.fc1_bias, self.fc2_weight, self.fc2_bias)
 
 
 @dataclass(frozen=True)
@@ -96,10 +106,8 @@ class Mixture(nn.Module):
         flat = torch.where(routing.kept, routing.experts, E).reshape(-1)
         rows_of = torch.bincount(flat, minlength=E + 1)[:E].tolist()
         order = flat.argsort(stable=True)[: sum(rows_of)]
-        rows = order // K
-        served = self.experts(tokens.index_select(0, rows), rows_of)
-        weights = routing.weights.reshape(-1).index_select(0, order).to(served.dtype)
-        output = served.new_zeros(B * S, D).index_add(0, rows, served * weights[:, None])
+        shares = routing.weights.reshape(-1).index_select(0, order)
+        output = self.experts(tokens, rows_of, order // K, shares)
         return Mixed(output.view(B, S, D), routing.balance, routing.first_counts)
 
     @torch.no_grad()

@@ -1,0 +1,85 @@
+"""Timing of contenders that take turns, and the memory of one of them: what `moe.py` and `step.py` share."""
+
+import gc
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+Clock = Literal["wall", "cpu"]
+
+
+def wait(device: torch.device) -> None:
+    """Let the device finish."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def take_turns(
+    contenders: Mapping[str, Callable[[], None]], rounds: int, clock: Clock, device: torch.device
+) -> dict[str, float]:
+    """Return each one's fastest seconds of `rounds` calls, after one that does not count.
+
+    They take turns, and the fastest call counts, since other programs only ever make a call slower. The clock
+    `cpu` counts the seconds of all threads, which says more where a machine is busy with other work.
+    """
+    now = time.perf_counter if clock == "wall" else time.process_time
+    best = dict.fromkeys(contenders, float("inf"))
+    for number in range(rounds + 1):
+        for name, call in contenders.items():
+            gc.collect()
+            wait(device)
+            started = now()
+            call()
+            wait(device)
+            if number:
+                best[name] = min(best[name], now() - started)
+    return best
+
+
+def peak_of(call: Callable[[], None], device: torch.device) -> float:
+    """Return the MB that a call has at most beyond what there was before it.
+
+    On a GPU the allocator's; on a CPU the resident memory, looked at every millisecond: call it in a process
+    that has not done this work before, since freed memory may stay resident.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    watch = _Watch()
+    watch.start()
+    call()
+    return watch.stop()
+
+
+def resident() -> int:
+    """Return this process's resident bytes."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("no VmRSS in /proc/self/status")
+
+
+class _Watch(threading.Thread):
+    """Watches resident memory while a call runs."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.before = self.highest = resident()
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        """Watch until `done`."""
+        while not self.done.wait(0.001):
+            self.highest = max(self.highest, resident())
+
+    def stop(self) -> float:
+        """Return the peak above the start in MB."""
+        self.done.set()
+        self.join()
+        return (self.highest - self.before) / 1e6
