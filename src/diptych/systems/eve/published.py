@@ -9,18 +9,13 @@ from torch import Tensor
 from diptych.blocks.router import RouterConfig
 from diptych.systems.eve.checkpoint import import_checkpoint
 from diptych.systems.eve.config import EveConfig
-from diptych.systems.eve.convert import (
-    BIATTN_HEADS,
-    PLAIN_HEADS,
-    TASK_HEADS,
-    VQA_HEADS,
-    publishable,
-    to_published,
-)
+from diptych.systems.eve.convert import TASK_HEADS, publishable, to_published
 
 PAIR_TOKENS = 40
 """Length of texts that are read together with pictures, in every published setting."""
 
+_KINDS = ("vqa", "nlvr_biattn", "nlvr_plain", "retrieval")
+"""Sets of heads in the order in which they decide what a checkpoint was trained for."""
 _CLEANING = {
     "retrieval": {"clean": "caption", "max_words": 30},
     "vqa": {"clean": "question", "max_words": 50},
@@ -41,10 +36,19 @@ class EveConverter:
         attention_heads: int | None,
         routing: Literal["published", "dropless"],
     ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
-        """Return settings, weights and the published keys that were left out; see `import_checkpoint`."""
+        """Return settings, weights and the published keys that were left out; see `import_checkpoint`.
+
+        Beside a complete set of heads those of other tasks are left out.
+        """
         config, state, ignored = import_checkpoint(checkpoint, heads, image_size, attention_heads)
         if routing == "dropless":
             config = config.with_(router=RouterConfig(modality=config.router.modality))
+        kind = kind_of(state)
+        if kind is not None:
+            own = set(TASK_HEADS[kind].values())
+            others = {n for n in state if not n.startswith("model.") and n not in own}
+            ignored = sorted([*ignored, *to_published({n: state[n] for n in others})])
+            state = {n: t for n, t in state.items() if n not in others}
         return settings_of(config, state), state, ignored
 
     def publish(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -56,12 +60,19 @@ class EveConverter:
 CONVERTER = EveConverter()
 
 
+def kind_of(state: Mapping[str, Tensor]) -> str | None:
+    """Return the set of heads (of TASK_HEADS) that our weights hold completely; None without any."""
+    complete = (kind for kind in _KINDS if all(name in state for name in TASK_HEADS[kind].values()))
+    return next(complete, None)
+
+
 def settings_of(config: EveConfig, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return the sections `system`, `data` and, where a set of heads is complete, `task` of a run.
 
     Pictures are squeezed to the square and texts cleaned as in the published evaluations.
     """
-    task = _task(config, state)
+    kind = kind_of(state)
+    task = {} if kind is None else _task(kind, config, state)
     name = task.get("name", "retrieval")
     text = {"max_tokens": min(PAIR_TOKENS, config.max_text_tokens), **_CLEANING[name]}
     data: dict[str, Any] = {"image": {"size": config.image_size, "resize": "squash"}, "text": text}
@@ -70,25 +81,18 @@ def settings_of(config: EveConfig, state: Mapping[str, Tensor]) -> dict[str, Any
     return {"system": config.model_dump(mode="json"), "data": data, **({"task": task} if task else {})}
 
 
-def _task(config: EveConfig, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return the `task` section with the published evaluation; empty where no set of heads is complete."""
-
-    def complete(heads: Mapping[str, str]) -> bool:
-        return all(name in state for name in heads.values())
-
-    if complete(TASK_HEADS["retrieval"]):
-        dim = state["itc.visual.weight"].shape[0]
-        return {
-            "name": "retrieval",
-            "itc_dim": 0 if dim == config.width else dim,
-            "eval_final_norm": False,
-            "eval_texts": "each",
-            "rerank_batching": "queries",
-            "k_test": 128,
-        }
-    if complete(VQA_HEADS):
+def _task(kind: str, config: EveConfig, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the `task` section of a checkpoint, with the published evaluation."""
+    if kind == "vqa":
         return {"name": "vqa", "answer_count": state["vqa.classifier.weight"].shape[0]}
-    for heads, interaction in ((BIATTN_HEADS, "biattn"), (PLAIN_HEADS, "plain")):
-        if complete(heads):
-            return {"name": "nlvr", "interaction": interaction}
-    return {}
+    if kind != "retrieval":
+        return {"name": "nlvr", "interaction": kind.removeprefix("nlvr_")}
+    dim = state["itc.visual.weight"].shape[0]
+    return {
+        "name": "retrieval",
+        "itc_dim": 0 if dim == config.width else dim,
+        "eval_final_norm": False,
+        "eval_texts": "each",
+        "rerank_batching": "queries",
+        "k_test": 128,
+    }
