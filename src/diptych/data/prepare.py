@@ -10,7 +10,8 @@ from typing import Any
 
 import diptych
 from diptych.data.cards import CARDS
-from diptych.data.cards.base import Card
+from diptych.data.cards.base import Card, LeftOut
+from diptych.data.cards.options import names_of
 from diptych.data.columns import file_hash, member_names, merge_parts
 from diptych.data.files import WriteError, written_whole
 from diptych.data.index import FORMAT, INDEX, INFO, WORK, ShardDataset
@@ -107,11 +108,12 @@ def prepare(
     done = None if force else _finished(out, wanted)
     if done is not None:
         return done
+    facts = {} if card.facts is None else card.facts(raw, wanted["options"])
     with Workspace(out, wanted, force=force) as work:
         finished = work.load()
         try:
             tally = _convert(card, raw, wanted, work, finished, progress)
-            info = _conclude(card, wanted, work, tally)
+            info = _conclude(card, wanted, work, tally, facts)
         except WriteError as error:
             raise DataError(
                 f"{error}; the {len(work.load())} finished shards stay: "
@@ -144,12 +146,12 @@ def _identity(card: Card, raw: Path | None, options: dict[str, str], shard_size:
         "options": dict(sorted(options.items())),
         "shard_size": shard_size,
         "raw": raw is not None,
-        "sources": _sources(card, raw) if raw is not None else {},
+        "sources": _sources(card, raw, options) if raw is not None else {},
     }
 
 
-def _sources(card: Card, raw: Path) -> dict[str, list[int]]:
-    """Return size and modification time (ns) of the raw files that the card names."""
+def _sources(card: Card, raw: Path, options: Mapping[str, str]) -> dict[str, list[int]]:
+    """Return size and modification time (ns) of the raw files that the card and its options name."""
     present = {source.path: raw / source.path for source in card.sources if (raw / source.path).exists()}
     missing = [s.path for s in card.sources if s.required and s.path not in present]
     if missing:
@@ -157,6 +159,11 @@ def _sources(card: Card, raw: Path) -> dict[str, list[int]]:
             f"{raw} lacks {', '.join(missing)} of card '{card.name}' "
             f"(`diptych data show {card.name}` says where to get them)"
         )
+    for option in card.annotations:
+        for name in names_of(options.get(option, "")):
+            present[name] = raw / name
+            if not present[name].is_file():
+                raise DataError(f"-o {option}={options[option]}: {present[name]} is not there, or is no file")
     stats = {name: path.stat() for name, path in present.items() if path.is_file()}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
 
@@ -223,7 +230,10 @@ def _convert(
     return tally
 
 
-def _write(writer: ShardWriter, sample: Sample, tally: _Tally) -> None:
+def _write(writer: ShardWriter, sample: Sample | LeftOut, tally: _Tally) -> None:
+    if isinstance(sample, LeftOut):
+        tally.count(sample.cause, sample.key, sample.detail)
+        return
     key, captions = sample.key, tuple(c for c in sample.captions if c.strip())
     cleaned = replace(sample, captions=captions, key=key if is_key(key) else clean_key(key))
     try:
@@ -240,7 +250,9 @@ def _write(writer: ShardWriter, sample: Sample, tally: _Tally) -> None:
         )
 
 
-def _conclude(card: Card, wanted: Mapping[str, Any], work: Workspace, tally: _Tally) -> dict[str, Any]:
+def _conclude(
+    card: Card, wanted: Mapping[str, Any], work: Workspace, tally: _Tally, facts: Mapping[str, Any]
+) -> dict[str, Any]:
     """Write the index, then `dataset.json`; return its content."""
     parts = work.load()
     if not parts:
@@ -272,6 +284,7 @@ def _conclude(card: Card, wanted: Mapping[str, Any], work: Workspace, tally: _Ta
         },
         "options": wanted["options"],
         "raw": wanted["raw"],
+        "facts": dict(facts),
         "problems": dict(sorted(tally.problems.items())),
         "examples": dict(sorted(tally.examples.items())),
     }

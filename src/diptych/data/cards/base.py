@@ -1,9 +1,9 @@
 """Dataset cards: what a dataset is, where it comes from, and how it becomes samples."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from diptych.data.sample import Sample
 
@@ -30,6 +30,16 @@ class Split:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """Something of the raw files that is in no sample, in place of one; preparation counts it by cause."""
+
+    cause: str
+    key: str
+    """Names it, for example the key that the sample would have."""
+    detail: str
+
+
 class Convert(Protocol):
     """Turns raw files into samples, in an order that does not change between calls.
 
@@ -37,8 +47,8 @@ class Convert(Protocol):
     own.
     """
 
-    def __call__(self, raw: Path | None, options: Mapping[str, str]) -> Iterator[Sample]:
-        """Yield the samples."""
+    def __call__(self, raw: Path | None, options: Mapping[str, str]) -> Iterator[Sample | LeftOut]:
+        """Yield the samples, and what is left out."""
         ...
 
 
@@ -60,3 +70,8 @@ class Card:
     citation: str = ""
     homepage: str = ""
     needs_raw: bool = True
+    annotations: tuple[str, ...] = ()
+    """Options that name further raw files, with commas."""
+    facts: Callable[[Path | None, Mapping[str, str]], Mapping[str, Any]] | None = None
+    """Returns what else is known of the whole dataset (JSON types), for `facts` in `dataset.json`; gets what
+    `convert` gets."""

@@ -6,6 +6,11 @@ from diptych.errors import UsageError
 from diptych.resolve import nearest
 
 
+def names_of(text: str) -> list[str]:
+    """Return the names in an option that holds several, with commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 class Options:
     """Typed access to the options of one card.
 
@@ -42,6 +47,10 @@ class Options:
                 f"card '{self._card}', option {name}={text}: expected a whole number from {low} to {high}"
             )
         return value
+
+    def text(self, name: str, default: str = "") -> str:
+        """Return a text."""
+        return self._values.get(name, default)
 
     def choice(self, name: str, default: str, choices: Sequence[str]) -> str:
         """Return one of `choices`."""
