@@ -163,6 +163,7 @@ class SampleReader:
         pictures = np.delete(draws, _CAPTION, axis=1).reshape(-1, self._pictures, own)
         flips = pictures[..., 0] < (self._config.image.flip if self._training else 0.0)
         piece = Piece()
+        shown: list[tuple[Texts, int]] = []
         samples = zip(drawn.sources.tolist(), drawn.rows.tolist(), strict=True)
         for i, (source, row) in enumerate(samples):
             place = None if out is None else out[len(piece.kept)]
@@ -171,10 +172,13 @@ class SampleReader:
                 piece.bad.append(found)
                 continue
             piece.kept.append(i)
-            self._tell(piece, found, float(draws[i, _CAPTION]))
+            shown.append((found, self._tell(piece, found, float(draws[i, _CAPTION]))))
             if place is not None and flips[i].any() and self._may_mirror(piece.texts[-1], found.entry):
                 for picture in np.flatnonzero(flips[i]).tolist():
                     mirror(place if self._pictures == 1 else place[picture])
+        if self._tokenizer is not None:
+            # Not between the pictures, which push the tokenizer's tables out of the processor's cache.
+            piece.sequences = [self._sequence(self._tokenizer, *one) for one in shown]
         return piece
 
     def _may_mirror(self, text: str, entry: dict[str, Any] | None) -> bool:
@@ -184,7 +188,8 @@ class SampleReader:
         told = " ".join([text, *_texts_of(entry)]).lower()
         return not any(word.lower() in told for word in words)
 
-    def _tell(self, piece: Piece, texts: Texts, draw: float) -> None:
+    def _tell(self, piece: Piece, texts: Texts, draw: float) -> int:
+        """Note what a sample shows besides its pictures; return the number of its caption."""
         random = self._training and self._config.text.pick == "random"
         caption = int(draw * len(texts.captions)) if random else 0
         piece.keys.append(texts.key)
@@ -193,11 +198,12 @@ class SampleReader:
         piece.entries.append(texts.entry)
         if not self._training:
             piece.captions.append(texts.captions)
-        if self._tokenizer is not None:
-            if caption not in texts.ids:
-                limit = self._config.text.max_tokens
-                texts.ids[caption] = self._tokenizer.sequence(texts.captions[caption], limit)
-            piece.sequences.append(texts.ids[caption])
+        return caption
+
+    def _sequence(self, tokenizer: Tokenizer, texts: Texts, caption: int) -> list[int]:
+        if caption not in texts.ids:
+            texts.ids[caption] = tokenizer.sequence(texts.captions[caption], self._config.text.max_tokens)
+        return texts.ids[caption]
 
     def batch(self, drawn: Drawn, piece: Piece, images: Pixels | None, skipped: dict[str, int]) -> Batch:
         """Make a batch of what was read.
