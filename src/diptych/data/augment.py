@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diptych.data.config import AugmentConfig, parse_colour
 from diptych.data.draws import Draws
+from diptych.data.randaugment import rand_augment
 
 _TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _FROM_YIQ = torch.linalg.inv(_TO_YIQ)
@@ -29,11 +30,19 @@ def augment(images: Tensor, config: AugmentConfig, draws: Draws, background: str
         background: colour behind transparent pixels that get no random one (`data.image.background`).
 
     Returns:
-        [B, 3, H, W] float32 in 0..1; the input itself where it has 3 channels and everything is off.
+        [B, 3, H, W] float32 in 0..1, or uint8 after RandAugment; the input itself where it has 3 channels and
+        everything is off.
     """
-    if images.shape[1] == 3 and not _active(config):
-        return images
-    draw = _Draws(draws, images.device)
+    if images.shape[1] == 4 or _active(config):
+        images = _changed(images, config, _Draws(draws, images.device), background)
+    if config.randaugment_ops:
+        images = images if images.dtype == torch.uint8 else images.mul(255).round_().to(torch.uint8)
+        images = rand_augment(images, config, draws)
+    return images
+
+
+def _changed(images: Tensor, config: AugmentConfig, draw: "_Draws", background: str) -> Tensor:
+    """Apply everything but RandAugment: [B, 3 or 4, H, W] uint8 -> [B, 3, H, W] float32 in 0..1."""
     # The loader's pictures have their channels last; sums over planes are faster channels first.
     pixels = images.to(torch.float32, memory_format=torch.contiguous_format).mul_(1 / 255)
     opacity: Tensor | None = None
@@ -51,7 +60,8 @@ def augment(images: Tensor, config: AugmentConfig, draws: Draws, background: str
 
 
 def _active(config: AugmentConfig) -> bool:
-    return any(value for name, value in config if name not in ("outside", "random_background", "erase_size"))
+    passive = ("outside", "random_background", "erase_size")
+    return any(v for n, v in config if n not in passive and not n.startswith("randaugment"))
 
 
 class _Draws:

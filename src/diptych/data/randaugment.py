@@ -19,6 +19,8 @@ from diptych.data.draws import Draws
 
 FILL = 128
 """Grey level of what geometry brings in from outside."""
+_CACHED = 2**17
+"""Pixels that a CPU works on at a time."""
 
 
 def rand_augment(images: Tensor, config: AugmentConfig, draws: Draws) -> Tensor:
@@ -93,10 +95,14 @@ def _apply_all(images: Tensor, strengths: Mapping[str, Mapping[int, float]], pub
     for name, rows in strengths.items():
         for row, strength in rows.items():
             by_kind.setdefault(_KINDS[name], []).append((row, name, strength))
-    for kind, work in by_kind.items():
-        index = torch.tensor([row for row, _, _ in work], device=images.device)
-        changed = kind(images[index], [(name, strength) for _, name, strength in work], published)
-        images[index] = changed
+    together = len(images)
+    if images.device.type == "cpu":  # what is in the cache is faster than what is not
+        together = max(1, _CACHED // math.prod(images.shape[2:]))
+    for kind, everything in by_kind.items():
+        for first in range(0, len(everything), together):
+            work = everything[first : first + together]
+            index = torch.tensor([row for row, _, _ in work], device=images.device)
+            images[index] = kind(images[index], [(name, strength) for _, name, strength in work], published)
 
 
 def _look_up(images: Tensor, work: Sequence[tuple[str, float]], published: bool) -> Tensor:
@@ -181,14 +187,14 @@ def _warp(images: Tensor, work: Sequence[tuple[str, float]], published: bool) ->
     )
     left, top = x.floor(), y.floor()
     # Two pixels of grey on each side stand for everything outside.
-    padded = F.pad(images, (2, 2, 2, 2), value=FILL).flatten(2)
+    padded = F.pad(images, (2, 2, 2, 2), value=FILL).float().flatten(2)
     stride = width + 4
     start = (top.clamp(-2, height).long() + 2) * stride + (left.clamp(-2, width).long() + 2)
     start = start.flatten(1)[:, None].expand(-1, 3, -1)
-    x, y = (x - left).flatten(1)[:, None], (y - top).flatten(1)[:, None]
+    x, y = (x - left).double().flatten(1)[:, None], (y - top).double().flatten(1)[:, None]
 
     def pixels(offset: int) -> Tensor:
-        return padded[:, :, offset:].gather(2, start).float()
+        return padded[:, :, offset:].gather(2, start)
 
     upper = _between(pixels(0), pixels(1), x)
     lower = _between(pixels(stride), pixels(stride + 1), x)
@@ -196,8 +202,8 @@ def _warp(images: Tensor, work: Sequence[tuple[str, float]], published: bool) ->
 
 
 def _between(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
-    """Return first + share * (second - first), rounded once as by a fused multiply-add (float32)."""
-    return (share.double() * (second - first) + first).float()
+    """Return first + share * (second - first) in float32 as by a fused multiply-add; overwrites `second`."""
+    return second.sub_(first).double().mul_(share).add_(first).float()
 
 
 def _places(rows: NDArray[np.float32], height: int, width: int, device: torch.device) -> Tensor:
