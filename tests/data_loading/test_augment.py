@@ -46,7 +46,7 @@ def extreme(monkeypatch: pytest.MonkeyPatch) -> None:
 EVERYTHING = AugmentConfig(
     rotation=20, zoom=0.2, stretch=0.1, translation=0.1, hue=0.1, saturation=0.3, contrast=0.3,
     brightness=0.2, grayscale=0.2, permute_channels=0.2, invert=0.2, posterize=0.2, random_background=0.5,
-    sharpness=0.5, noise=0.1, erase=0.3,
+    sharpness=0.5, noise=0.1, erase=0.3, jitter=(0.4, 0.3, 0.2),
 )  # fmt: skip
 
 
@@ -219,3 +219,15 @@ def test_a_picture_is_changed_alike_in_any_company(channels: int) -> None:
     alone = changed(images[rows], EVERYTHING, positions=rows)
     # Matrix products of other batch sizes may differ by rounding.
     torch.testing.assert_close(alone, changed(images, EVERYTHING)[rows], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_each_picture_of_a_sample_is_changed_by_itself(channels: int) -> None:
+    images = pictures(channels=channels)
+    pairs = torch.stack([images, images], 1)
+    found = changed(pairs, EVERYTHING.with_(randaugment_ops=2))
+    assert found.shape == (6, 2, 3, 8, 8)
+    assert torch.equal(found[:, 0], changed(images, EVERYTHING.with_(randaugment_ops=2)))
+    assert (found[:, 0] != found[:, 1]).flatten(1).any(1).all()
+    if channels == 3:
+        assert changed(pairs, AugmentConfig()) is pairs

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diptych.data.config import AugmentConfig, parse_colour
 from diptych.data.draws import Draws
+from diptych.data.jitter import colour_jitter
 from diptych.data.randaugment import rand_augment
 
 _TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
@@ -24,15 +25,19 @@ def augment(images: Tensor, config: AugmentConfig, draws: Draws, background: str
 
     Args:
         images: [B, 3, H, W] uint8, or [B, 4, H, W] with opacity as the last channel (the loader keeps it when
-            `config.keeps_opacity`).
+            `config.keeps_opacity`). With n pictures a sample [B, n, 3 or 4, H, W]; each is changed by itself.
         config: what to change and how much.
         draws: of the B samples.
         background: colour behind transparent pixels that get no random one (`data.image.background`).
 
     Returns:
         [B, 3, H, W] float32 in 0..1, or uint8 after RandAugment; the input itself where it has 3 channels and
-        everything is off.
+        everything is off. With several pictures a sample [B, n, 3, H, W].
     """
+    if images.shape[-3] == 3 and not _active(config) and not config.randaugment_ops:
+        return images
+    if images.ndim == 5:
+        return torch.stack([augment(each, config, draws, background) for each in images.unbind(1)], 1)
     if images.shape[1] == 4 or _active(config):
         images = _changed(images, config, _Draws(draws, images.device), background)
     if config.randaugment_ops:
@@ -56,12 +61,14 @@ def _changed(images: Tensor, config: AugmentConfig, draw: "_Draws", background: 
     pixels = _colours(pixels, opacity, config, draw)
     if opacity is not None:
         pixels = torch.addcmul(pixels, 1 - opacity, _background(config, draw, background))
-    return _texture(pixels, config, draw)
+    pixels = _texture(pixels, config, draw)
+    return colour_jitter(pixels, config.jitter, draw.draws) if any(config.jitter) else pixels
 
 
 def _active(config: AugmentConfig) -> bool:
-    passive = ("outside", "random_background", "erase_size")
-    return any(v for n, v in config if n not in passive and not n.startswith("randaugment"))
+    passive = ("outside", "random_background", "erase_size", "jitter")
+    others = any(v for n, v in config if n not in passive and not n.startswith("randaugment"))
+    return others or any(config.jitter)
 
 
 class _Draws:

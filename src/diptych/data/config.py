@@ -1,6 +1,6 @@
 """Settings of loading: what a batch holds and how it is made. No heavy imports, for the command line."""
 
-from typing import Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -193,6 +193,7 @@ class RemoteConfig(Section):
     )
 
 
+Amount = Annotated[float, Field(ge=0)]
 RandAugmentOp = Literal[
     "Identity",
     "AutoContrast",
@@ -212,7 +213,8 @@ RANDAUGMENT: tuple[RandAugmentOp, ...] = get_args(RandAugmentOp)
 class AugmentConfig(Section):
     """Random changes to whole batches of pictures, on the device. Everything is off by default.
 
-    They are applied in the order of the fields: geometry, colours, background, texture, RandAugment.
+    They are applied in the order of the fields: geometry, colours, background, texture, jitter,
+    RandAugment.
     """
 
     rotation: float = Field(0.0, ge=0, le=180, description="Largest rotation either way, in degrees.")
@@ -251,6 +253,11 @@ class AugmentConfig(Section):
     noise: float = Field(0.0, ge=0, le=1, description="Largest standard deviation of Gaussian pixel noise.")
     erase: float = Field(0.0, ge=0, le=1, description="Probability of a grey square at a random place.")
     erase_size: float = Field(0.4, gt=0, le=1, description="Side of that square as a share of the picture's.")
+    jitter: tuple[Amount, Amount, Amount] = Field(
+        (0.0, 0.0, 0.0),
+        description="Brightness, contrast and saturation times factors of 1 - value to 1 + value, in random "
+        "order, as published recipes do ([0.4, 0.4, 0.4]).",
+    )
     randaugment_ops: int = Field(
         0,
         ge=0,
