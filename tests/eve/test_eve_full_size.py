@@ -1,6 +1,6 @@
 """The published sizes: parameter counts and key lists of the reference page, and checkpoints of their layout.
 
-Everything of full width is built without memory (`meta`); what has memory has the full list of keys at a small
+Everything of full width is built without memory (`meta`); what has memory has all keys at a small
 width.
 """
 
