@@ -56,7 +56,7 @@ def evaluate_vqa(task: "VqaTask", data: EvalData, progress: Callable[[str, int, 
         "skipped": dict(skipped),
         "answers": len(task.answers),
         **figures(rows, task.answers),
-        "cpu_seconds": round(time.process_time() - started, 3),
+        "cpu_seconds": round(sum(data.world.collect([time.process_time() - started])), 3),
     }
     return Evaluation(metrics, rows, {"submission": submission(rows), **layers})
 
