@@ -5,15 +5,19 @@ import torch
 from tests.ranks import run_ranks
 from torch import nn
 from torch.distributed.fsdp import fully_shard
+from train_toy import exported, settings
 
 from diptych.data.text import Tokenizer
 from diptych.errors import ConfigError
 from diptych.systems.eve.system import SYSTEM
 from diptych.tasks.retrieval import RetrievalTask
 from diptych.tasks.retrieval_config import RetrievalConfig
+from diptych.train import engine
 from diptych.train.adamw import AdamWPublished
 from diptych.train.build import check_config
+from diptych.train.checkpoint import Checkpoints
 from diptych.train.config import OptimConfig, resolve_run
+from diptych.train.engine import train
 from diptych.train.optim import build_optimizer, parameter_groups, set_lr
 
 RATE, BETAS, EPS, DECAY = 0.02, (0.8, 0.9), 0.01, 0.3
@@ -164,3 +168,32 @@ def test_the_rate_of_a_schedule_is_used():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(before, task.parameters(), strict=True))
+
+
+def test_a_published_run_goes_on_where_it_was_killed(dataset, tmp_path, monkeypatch):
+    recipe = settings(
+        dataset,
+        optim__name="adamw_published",
+        train__checkpoint_every=2,
+        train__steps=5,
+        data__augment={"randaugment_ops": 2, "jitter": [0.4, 0.4, 0.4]},
+    )
+    train(resolve_run(recipe), tmp_path / "whole", progress=False)
+
+    def crashing(*arguments):
+        raise KeyboardInterrupt
+
+    def saving(self, *arguments, **options):
+        path = save(self, *arguments, **options)
+        monkeypatch.setattr(engine, "total_norm", crashing)
+        return path
+
+    save, norm = Checkpoints.save, engine.total_norm
+    monkeypatch.setattr(Checkpoints, "save", saving)
+    with pytest.raises(KeyboardInterrupt):
+        train(resolve_run(recipe), tmp_path / "run", progress=False)
+    monkeypatch.setattr(Checkpoints, "save", save)
+    monkeypatch.setattr(engine, "total_norm", norm)
+    train(resolve_run(recipe), tmp_path / "run", progress=False)
+    expected, found = exported(tmp_path / "whole"), exported(tmp_path / "run")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
