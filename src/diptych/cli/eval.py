@@ -46,6 +46,8 @@ def evaluate(
     out = console()
     if "scores" in metrics:
         out.print(score_table(metrics))
+    elif "accuracy" in metrics:
+        out.print(accuracy_table(metrics))
     if any((metrics.get("skipped") or {}).values()):
         left_out = ", ".join(f"{count} {cause}" for cause, count in metrics["skipped"].items())
         out.print(f"left out: {left_out}")
@@ -93,4 +95,30 @@ def score_table(metrics: Mapping[str, Any]) -> "Table":
             cells = [f"{100 * scores[direction][k]:.2f}" for k in ("R@1", "R@5", "R@10")]
             median = f"{scores[direction]['median_rank']:g}"
             table.add_row("" if place else ranking, label, *cells, median)
+    return table
+
+
+def accuracy_table(metrics: Mapping[str, Any]) -> "Table":
+    """Lay out accuracies in percent: all, and each kind; below what needs no picture."""
+    from rich import box
+    from rich.table import Table
+
+    what = "questions" if "questions" in metrics else "statements"
+    of = f"{metrics['dataset']} · {metrics['split']}"
+    title = f"{of}: {metrics[what]} {what}, {metrics['scored']} with an answer"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("kind")
+    table.add_column("accuracy %", justify="right")
+    table.add_column(what, justify="right")
+    table.add_row("all", f"{100 * metrics['accuracy']:.2f}", str(metrics["scored"]))
+    for kind, found in metrics["kinds"].items():
+        table.add_row(f"  {kind}", f"{100 * found['accuracy']:.2f}", str(found["count"]))
+    beside = {
+        "most frequent answer": metrics["chance"]["most_frequent"],
+        "most frequent answer of each kind": metrics["chance"]["most_frequent_by_kind"],
+        "reachable with this list of answers": metrics.get("reachable"),
+    }
+    for label, value in beside.items():
+        if value is not None:
+            table.add_row(label, f"{100 * value:.2f}", "")
     return table
