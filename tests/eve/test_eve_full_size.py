@@ -149,3 +149,9 @@ def test_converted_checkpoints_are_ready_to_evaluate(heads: str, tmp_path: Path)
     assert config.system.router.drop_tokens
     state = from_published(checkpoint("base", heads)).state
     assert_same(task.state_dict(), state)
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert f"# eve, {name}" in card
+    assert f"| weights | {sum(t.numel() for t in state.values()):,}, of which " in card
+    assert "| pictures | 48 x 48 pixels |" in card
+    assert 'diptych.load("eve", ' in card
+    assert "arXiv 2308.11971" in card

@@ -5,6 +5,7 @@ export/model.safetensors   weights of the task: the system's under `model.`, hea
        model.yaml          step, system, task, and the data settings that the model expects
        assets.json         what the task knows of its data (the answers it chooses from), if anything
        tokenizer/tokenizer.json
+       README.md           the model card
 ```
 """
 
@@ -25,6 +26,7 @@ from diptych.config.schema import Section
 from diptych.data.text import Tokenizer
 from diptych.errors import CheckpointError
 from diptych.resolve import nearest
+from diptych.train.card import CARD, model_card
 from diptych.train.checkpoint import Checkpoints, Snapshot
 from diptych.train.config import RunConfig
 from diptych.train.files import sync_folder, sync_tree
@@ -95,6 +97,8 @@ def write_export(
             write_assets(aside, assets)
         text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
         (aside / FACTS).write_text(text, encoding="utf-8")
+        words = None if tokenizer is None else tokenizer.vocab_size
+        (aside / CARD).write_text(model_card(values, state, step=step, tokens=words), encoding="utf-8")
         sync_tree(aside)
         if folder.exists():
             shutil.rmtree(folder)
