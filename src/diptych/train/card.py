@@ -46,8 +46,8 @@ def model_card(
         "## Use",
         _use(system, task),
         *_about(system),
-        "The settings it was trained with are in `model.yaml`. Diptych is under Apache-2.0; the terms of these\n"
-        "weights are up to whoever trained them and to the data they were trained on.",
+        "The settings of its training are in `model.yaml`. Diptych is under Apache-2.0; the terms of these\n"
+        "weights are up to whoever trained them, and to their data.",
     ]
     return "\n\n".join(parts) + "\n"
 
