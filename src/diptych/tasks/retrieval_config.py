@@ -78,7 +78,12 @@ class RetrievalConfig(TaskConfig):
         description="pairs: each candidate pair is scored once for both directions; queries (published): a "
         "query with its candidates is one batch, which matters only if experts drop tokens.",
     )
-    pair_batch: int = Field(256, ge=1, description="Pairs scored at once with `rerank_batching: pairs`.")
+    pair_batch: int = Field(
+        256,
+        ge=1,
+        description="Pairs scored at once with `rerank_batching: pairs`; a CPU takes fewer than this if they "
+        "have more than 4096 tokens.",
+    )
     text_batch: int = Field(256, ge=1, description="Texts encoded at once in evaluation.")
     eval_texts: Literal["distinct", "each"] = Field(
         "distinct",

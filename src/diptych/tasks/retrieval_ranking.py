@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 BATCHES_SORTED = 16
 """So many batches of pairs are sorted by the length of their texts together."""
+CPU_TOKENS = 4096
+"""Tokens of a batch of pairs on a CPU: beyond its caches larger batches are slower."""
 
 
 @torch.no_grad()
@@ -150,7 +152,7 @@ class _Scorer:
         counts = [len(texts_of(i)) for i in range(own.start, own.stop)]
         self.total = sum(counts)
         lengths = self.texts.mask.sum(1).numpy()
-        batch = self.task.config.pair_batch
+        batch = self._pair_batch()
         for rows in _blocks(counts, own.start, batch):
             chosen = [texts_of(i) for i in range(rows.start, rows.stop)]
             image = np.repeat(np.arange(len(chosen)), [len(c) for c in chosen])
@@ -163,6 +165,13 @@ class _Scorer:
                 scores[rows.start + i, j] = self._score(pairs, j, self.similarity[rows.start + i, j])
         add_up(scores, self.world)
         return scores
+
+    def _pair_batch(self) -> int:
+        """Return how many pairs are scored at once."""
+        pairs, image = self.task.config.pair_batch, self.task.model.image_spec.tokens
+        if self.task.device.type != "cpu" or not image:
+            return pairs
+        return min(pairs, max(1, CPU_TOKENS // (image + self.texts.ids.shape[1])))
 
     def queries(self, by_image: Cut, by_text: Cut) -> tuple[Floats, Floats]:
         """Score as published, each query with its candidates (best first) as one batch: [N, M], [M, N]."""
