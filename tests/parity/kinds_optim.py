@@ -84,7 +84,8 @@ def check_groups(case: Case) -> list[Comparison]:
     recorded = [name for group in meta["groups"] for name in group["params"]]
     values = {name: torch.zeros(1) for name in recorded}
     ours = SYSTEM.state_from_published(values)
-    published = {name: _published({name: value}) for name, value in ours.items()}
+    published = {name: [theirs] for name, theirs in SYSTEM.published_names(ours).items()}
+    published |= {name: _published({name: ours[name]}) for name in ours if name.startswith("model.")}
     # What has no name with us keeps its own.
     published |= {name: [name] for name in set(recorded).difference(*published.values())}
     task = Named({name: ours.get(name, torch.zeros(1)) for name in published})

@@ -127,6 +127,11 @@ def test_published_groups_of_a_task():
 def test_names_that_nobody_published_are_judged_as_they_stand():
     names = SYSTEM.published_names(["model.norm.weight", "mim.decoder.norm.weight", "itc.temperature"])
     assert names == {"model.norm.weight": "backbone.norm.weight", "itc.temperature": "itc_temp"}
+    # NLVR2 with and without attention between the pictures name the classifier differently.
+    with_attention = SYSTEM.published_names(["nlvr.classifier.weight", "nlvr.pool.weight"])
+    assert with_attention["nlvr.classifier.weight"] == "nlvr2_output.weight"
+    plain = SYSTEM.published_names(["nlvr.classifier.weight"])
+    assert plain == {"nlvr.classifier.weight": "output.3.weight"}
 
 
 def test_a_system_that_was_never_published_has_no_such_groups():

@@ -143,14 +143,14 @@ def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     model = {n[len("model.") :]: t for n, t in state.items() if n.startswith("model.")}
     published = {f"{_PREFIX}{n}": t for n, t in backbone_to_published(model).items()}
-    names = _head_names(state)
+    names = head_names(state)
     unknown = sorted(n for n in state if not n.startswith("model.") and n not in names)
     if unknown:
         raise CheckpointError(f"weights without a name in published checkpoints: {', '.join(unknown)}")
     return published | {names[n]: t for n, t in state.items() if n in names}
 
 
-def _head_names(state: Iterable[str]) -> dict[str, str]:
+def head_names(state: Iterable[str]) -> dict[str, str]:
     """Return our name -> published name of all heads; `state` tells the two kinds of NLVR2 apart."""
     kind = BIATTN_HEADS if _BIATTN_SIGN in state else PLAIN_HEADS
     return _OUR_HEADS | {ours: name for name, ours in kind.items()}

@@ -9,7 +9,7 @@ from diptych.blocks.router import RouterConfig
 from diptych.blocks.stem import ConvStemConfig
 from diptych.errors import CheckpointError, UsageError
 from diptych.systems.eve.config import EveConfig
-from diptych.systems.eve.convert import from_published, to_published
+from diptych.systems.eve.convert import from_published, head_names, to_published
 from diptych.systems.eve.keys import POSITION_IDS
 from diptych.systems.eve.model import EveModel
 from diptych.systems.protocol import SystemConfig, VisionLanguageModel
@@ -59,14 +59,17 @@ class EveSystem:
 
     def published_names(self, names: Iterable[str]) -> dict[str, str]:
         """Return parameter name -> published name, where there is one (of experts the first one's)."""
+        asked = list(names)
+        heads = head_names(asked)
+        found = {name: heads[name] for name in asked if name in heads}
         stand_in = torch.empty(1, 1, device="meta")
-        found = {}
-        for name in names:
-            try:
-                theirs = to_published({name: stand_in})
-            except CheckpointError:
-                continue  # a part that nobody published, as the decoder of pre-training
-            found[name] = next(n for n in theirs if not n.endswith(POSITION_IDS))
+        for name in asked:
+            if name.startswith("model."):
+                try:
+                    theirs = to_published({name: stand_in})
+                except CheckpointError:
+                    continue  # a part that nobody published, as a convolutional stem
+                found[name] = next(n for n in theirs if not n.endswith(POSITION_IDS))
         return found
 
 
