@@ -143,18 +143,19 @@ class _Experts(torch.autograd.Function):
         grad_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         grad_shares = torch.empty_like(shares) if ctx.needs_input_grad[2] else None
         sums = _WeightGradients(fc1, fc2, ctx.counts) if any(ctx.needs_input_grad[3:7]) else None
-        room = z.new_empty(2, _largest(ctx.counts), z.shape[1])
+        room = z.new_empty(3, _largest(ctx.counts), z.shape[1])
         for piece in _pieces(ctx.counts):
             if piece.first:
                 w1, w2, b2 = (w[piece.expert].to(dtype) for w in (fc1, fc2, fc2_bias))
-            active, slope = room[0, : piece.size], room[1, : piece.size]
+            active, slope, spare = room[:, : piece.size]
             kernel.apply(z[piece.rows], active)
             above = _take(grads[0], tokens, piece).to(dtype)
             torch.mm(above, w2, out=slope)  # gradient of `active`, but for share / scale
             if shares is not None:
                 share = shares[piece.rows, None].to(dtype)
                 if grad_shares is not None:  # result . above, where result = active @ w2.T / scale + b2
-                    grad_shares[piece.rows] = _dots(active, slope) / scale + above @ b2
+                    dots = torch.mul(active, slope, out=spare).sum(1, dtype=shares.dtype)
+                    grad_shares[piece.rows] = dots / scale + above @ b2
                 slope *= share
                 above = above * share
             kernel.chain(slope, z[piece.rows])  # gradient of the first layer's result
@@ -208,11 +209,6 @@ def _add_product(total: Tensor, above: Tensor, inside: Tensor, factor: float, fi
 def _add_sum(total: Tensor, above: Tensor, first: bool) -> None:
     found = above.sum(0, dtype=total.dtype)
     total.copy_(found) if first else total.add_(found)
-
-
-def _dots(a: Tensor, b: Tensor) -> Tensor:
-    """Return [n], the products of the rows of two [n, H]."""
-    return torch.bmm(a[:, None], b[:, :, None])[:, 0, 0]
 
 
 def _largest(counts: Sequence[int]) -> int:
