@@ -1,5 +1,6 @@
 """Visual question answering: the official accuracy, its rules for answers, and published soft scores."""
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,7 @@ def strip_answer(answer: str) -> str:
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def normalise_answer(answer: str) -> str:
     """Return an answer by the rules of the official evaluation.
 

@@ -94,7 +94,8 @@ class Figures:
         self._samples += len(batch)
         tokens = torch.zeros(()) if batch.text_mask is None else batch.text_mask.sum()
         if batch.images is not None:
-            tokens = tokens + len(batch) * self._image_tokens
+            pictures = batch.images.shape[:-3].numel()  # [B], or [B, 2] of statements about two pictures
+            tokens = tokens + pictures * self._image_tokens
         self._step_tokens = self._step_tokens.to(tokens.device) + tokens
 
     def loss(self, loss: Loss, share: float) -> None:
