@@ -112,6 +112,9 @@ def test_autocontrast_by_hand() -> None:
     # Published: the lowest level is negated as a byte, so only channels with black are right.
     published = apply_operation(image, "AutoContrast", published=True)[:, 0, 0].tolist()
     assert published == [[255, 255, 255], [7, 7, 7], [0, 127, 255]]
+    # 100 * (255 / 100) is a little less than 255 in floating point.
+    assert apply_operation(grey([[0, 100]]), "AutoContrast")[0, 0].tolist() == [[0, 255]]
+    assert apply_operation(grey([[0, 100]]), "AutoContrast", published=True)[0, 0].tolist() == [[0, 254]]
 
 
 def test_channels_have_tables_of_their_own() -> None:

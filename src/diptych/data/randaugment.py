@@ -136,10 +136,14 @@ def _autocontrast(counts: Tensor, published: bool) -> Tensor:
     used = counts > 0
     low = torch.where(used, levels, 255).amin(2, keepdim=True)
     high = torch.where(used, levels, 0).amax(2, keepdim=True)
-    scale = 255 / (high - low).clamp_(min=1).double()
-    shift = torch.remainder(-low, 256) if published else -low
-    stretched = (levels * scale + shift * scale).clamp_(0, 255)
-    return torch.where(high > low, stretched, levels.double()).to(torch.uint8)
+    spread = (high - low).clamp_(min=1)
+    if published:
+        # As recorded: a quotient times a level, which rounds below whole numbers now and then.
+        scale = torch.full_like(spread, 255).double() / spread
+        stretched = (levels * scale + torch.remainder(-low, 256) * scale).clamp_(0, 255)
+    else:
+        stretched = ((levels - low) * 255 // spread).clamp_(0, 255)
+    return torch.where(high > low, stretched.to(torch.uint8), levels.to(torch.uint8))
 
 
 def _equalize(counts: Tensor, published: bool) -> Tensor:
