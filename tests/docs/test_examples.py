@@ -14,7 +14,11 @@ from diptych.cli.main import build_app
 from diptych.train.config import resolve_run
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs/systems").glob("*.md")),
+]
 BLOCKS = {page.relative_to(ROOT).as_posix(): read_blocks(page.read_text(encoding="utf-8")) for page in PAGES}
 COMMANDS = [
     pytest.param(name, arguments, id=f"{name}:{block.line} {' '.join(arguments[:3])}")
