@@ -7,7 +7,7 @@ matrices of similarities and of new scores, whatever k is.
 import math
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from diptych.tasks.retrieval_encoding import (
     similarities,
 )
 from diptych.tasks.retrieval_results import Candidates, Ranking, figures, predictions
+from diptych.tasks.routing import routing_layers
 
 if TYPE_CHECKING:
     from diptych.tasks.retrieval import RetrievalTask
@@ -61,7 +62,7 @@ def evaluate_retrieval(task: "RetrievalTask", data: EvalData, progress: Progress
         by_image = by_text = None
         if task.itm is not None:
             by_image, by_text = rerank(task, pictures, texts, similarity, progress, world)
-        layers = _routing(task, world)
+        experts = routing_layers(task.model, world)
     finally:
         task.train(training)
     to_text = Ranking(similarity, texts.right_texts, by_image)
@@ -77,17 +78,7 @@ def evaluate_retrieval(task: "RetrievalTask", data: EvalData, progress: Progress
         "cpu_seconds": round(sum(world.collect([time.process_time() - started])), 3),
     }
     rows = predictions(to_text, to_image, pictures.keys, texts.texts)
-    return Evaluation(metrics, rows, {"experts": {"layers": layers}} if layers else {})
-
-
-def _routing(task: "RetrievalTask", world: World) -> list[dict[str, Any]]:
-    """Return which experts served how many tokens, on all ranks together."""
-    found: dict[int, dict[str, list[int]]] = {}
-    for stats in world.collect(task.model.routing()):
-        of_layer = found.setdefault(stats.layer, {"image": [], "text": []})
-        for name, counts in (("image", stats.image), ("text", stats.text)):
-            of_layer[name] = np.add(of_layer[name] or 0, counts).tolist()
-    return [{"layer": layer, **found[layer]} for layer in sorted(found)]
+    return Evaluation(metrics, rows, experts)
 
 
 def rerank(
