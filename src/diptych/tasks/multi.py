@@ -3,7 +3,7 @@
 T tasks, B samples of a rank's batch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -24,7 +24,23 @@ from diptych.tasks import TASKS
 if TYPE_CHECKING:
     from diptych.data.selection import Selection
 
-SINGLE_TASKS = {name: place for name, place in TASKS.items() if name != "multi"}
+
+class _SingleTasks(Mapping[str, str]):
+    """All tasks but this one: a view, since tasks may be added to the table at any time."""
+
+    def __getitem__(self, name: str) -> str:
+        if name == "multi":
+            raise KeyError(name)
+        return TASKS[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in TASKS if name != "multi")
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+SINGLE_TASKS = _SingleTasks()
 Entry = Annotated[TaskConfig, Variants("task", SINGLE_TASKS)]
 
 
