@@ -12,7 +12,7 @@ from diptych.errors import ConfigError
 from diptych.systems.eve.system import SYSTEM
 from diptych.tasks.retrieval import RetrievalTask
 from diptych.tasks.retrieval_config import RetrievalConfig
-from diptych.train import engine
+from diptych.train import adamw, engine
 from diptych.train.adamw import AdamWPublished
 from diptych.train.build import check_config
 from diptych.train.checkpoint import Checkpoints
@@ -58,6 +58,21 @@ def test_against_the_oracle():
     for parameter, row in zip(parameters, oracles, strict=True):
         expected = torch.tensor([oracle.value for oracle in row])
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_pieces_change_nothing(monkeypatch):
+    found = []
+    for size in (2**25, 5):  # all at once; 3, then 4 alone, then 2 and 2
+        monkeypatch.setattr(adamw, "_AT_A_TIME", size)
+        parameters = [nn.Parameter(torch.linspace(-1, 1, n)) for n in (3, 4, 2, 2)]
+        optimizer = made(parameters)
+        for step in range(2):
+            for number, parameter in enumerate(parameters):
+                parameter.grad = torch.full_like(parameter, number - step)
+            optimizer.step()
+        found.append([p.detach() for p in parameters])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert [len(piece) for piece in adamw._pieces(parameters)] == [1, 1, 2]
 
 
 def test_first_step_by_hand():

@@ -1,17 +1,33 @@
 """AdamW as the published EVE code has it."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+_AT_A_TIME = 2**25
+
 
 def local_part(tensor: Tensor) -> Tensor:
     """Return what this rank holds of a tensor, sharing its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _pieces(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Cut a list into pieces of at most 2^25 numbers, so that an update needs little memory of its own."""
+    piece: list[Tensor] = []
+    numbers = 0
+    for parameter in parameters:
+        size = local_part(parameter.detach()).numel()
+        if piece and numbers + size > _AT_A_TIME:
+            yield piece
+            piece, numbers = [], 0
+        piece.append(parameter)
+        numbers += size
+    yield piece
 
 
 class AdamWPublished(torch.optim.Optimizer):
@@ -60,7 +76,8 @@ class AdamWPublished(torch.optim.Optimizer):
             for parameter, step in zip(found, steps, strict=True):
                 by_step[int(step.item())].append(parameter)
             for number, parameters in by_step.items():
-                self._update(parameters, number, group)
+                for piece in _pieces(parameters):
+                    self._update(piece, number, group)
         return loss
 
     def _slots(self, parameter: Tensor) -> dict[str, Tensor]:
