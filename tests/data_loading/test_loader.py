@@ -7,7 +7,7 @@ import signal
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -455,8 +455,7 @@ def children() -> set[int]:
 def test_close_ends_the_workers_and_their_time_is_counted(selection: Selection) -> None:
     loader = Loader(selection, settings(loader={"workers": 2}), None, seed=1)
     others = children()  # of other tests, such as servers that processes are forked from
-    iterator = iter(loader)
-    next(iterator)
+    next(iterator := iter(loader))
     pids = children() - others
     assert len(pids) == 2
     list(islice(iterator, 10))
