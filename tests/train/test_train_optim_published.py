@@ -139,6 +139,18 @@ def test_published_groups_of_a_task():
     assert {"model.visual.positions", "model.layers.0.attention_scale"} <= set(ours[1]["names"])
 
 
+@pytest.mark.parametrize("kinds", [{}, {"upper_ffn": "vl"}, {"lower_ffn": "shared"}, {"lower_ffn": "moe"}])
+def test_every_weight_of_a_published_model_has_its_name(kinds):
+    config = SYSTEM.toy_config().with_(stem="patch", patch_size=8, class_mean=False, **kinds)
+    task = RetrievalTask(SYSTEM.build(config), RetrievalConfig(), Tokenizer.train(["a red thing"] * 3, 64))
+    state = task.state_dict()
+    names = SYSTEM.published_names(state)
+    assert names.keys() == state.keys()
+    # Of stacked experts the first one's.
+    assert set(names.values()) <= SYSTEM.state_to_published(state).keys()
+    assert len(set(names.values())) == len(names)
+
+
 def test_names_that_nobody_published_are_judged_as_they_stand():
     names = SYSTEM.published_names(["model.norm.weight", "mim.decoder.norm.weight", "itc.temperature"])
     assert names == {"model.norm.weight": "backbone.norm.weight", "itc.temperature": "itc_temp"}
