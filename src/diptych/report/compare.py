@@ -14,6 +14,7 @@ DIRECTIONS = {"image_to_text": "picture → text", "text_to_image": "text → pi
 LOWER_IS_BETTER = ("rank", "loss", "error", "seconds")
 ABOUT = frozenset(
     {"task", "dataset", "split", "where", "step", "headline", "chance", "candidates", "skipped"}
+    | {"questions", "statements", "answers", "scored", "kinds", "reachable"}
 )
 """Keys of metrics.json that tell what was evaluated, or what the scores are compared with."""
 
@@ -175,9 +176,9 @@ def _scores_of(evaluation: EvalView) -> Iterator[tuple[str, float]]:
     """Yield the scores of an evaluation with what they are called, in words."""
     metrics = evaluation.metrics
     if "scores" not in metrics:
-        yield from _numbers(
-            evaluation.title, {k: v for k, v in metrics.items() if k not in ABOUT | {"baseline"}}
-        )
+        # Two tasks may be evaluated on one split, and their accuracies are not to be compared.
+        title = f"{evaluation.title}, {metrics['task']}" if "kinds" in metrics else evaluation.title
+        yield from _numbers(title, {k: v for k, v in metrics.items() if k not in ABOUT | {"baseline"}})
         return
     for kind, directions in metrics["scores"].items():
         for direction, values in directions.items():

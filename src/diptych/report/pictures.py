@@ -23,7 +23,10 @@ def thumbnails(dataset: Path, keys: Iterable[str]) -> Thumbnails:
     if not wanted or not dataset.exists():
         return Thumbnails()
     quoted = ", ".join("'" + key.replace("'", "''") + "'" for key in wanted)
-    selection = ShardDataset.open(dataset).select(where=f"key in ({quoted})")
+    try:
+        selection = ShardDataset.open(dataset).select(where=f"key in ({quoted})")
+    except DiptychError:
+        return Thumbnails()  # the data may have moved since
     uris: dict[str, str] = {}
     for i in range(len(selection)):
         try:
@@ -36,7 +39,9 @@ def thumbnails(dataset: Path, keys: Iterable[str]) -> Thumbnails:
 
 def data_uri(sample: Sample) -> str:
     """Return the sample's first picture as a data URI, scaled down to 96 pixels where it is large."""
-    extension, content = next((e, c) for e, c in sample.media.items() if e in MIME)
+    # Samples with two pictures name them 0.jpg and 1.jpg.
+    parts = ((name.rpartition(".")[2], data) for name, data in sorted(sample.media.items()))
+    extension, content = next((e, c) for e, c in parts if e in MIME)
     if len(content) > SMALL_ENOUGH:
         picture = Image.open(io.BytesIO(content))
         picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)

@@ -8,6 +8,7 @@ from typing import Any
 
 from diptych.data.index import ShardDataset
 from diptych.errors import DiptychError, RunError
+from diptych.report.answers import AnswerTable, answer_tables, answered, pick_answers
 from diptych.report.collect import EvalView, RunView, Thumbnails, read_run
 from diptych.report.compare import (
     DIRECTIONS,
@@ -69,6 +70,10 @@ class Page:
     speeds: list[SpeedRow]
     owner: str
     """The run of the main evaluation, where runs of one task are compared; empty otherwise."""
+    answers: list[AnswerTable]
+    """Accuracies of questions and statements."""
+    asked: list[dict[str, Any]]
+    """Some questions with their answers."""
     examples: list[dict[str, Any]]
     confusions: list[dict[str, Any]]
     experts: list[dict[str, Any]]
@@ -116,7 +121,10 @@ def _page(
     examples = pick_examples(main.predictions) if main else []
     confusions = pick_confusions(main.predictions) if main else []
     dataset = _dataset_path(owner)
-    keys = {key for row in examples + confusions for key in _keys(row)}
+    questions = answered(views)
+    asked = pick_answers([found for _, found in questions])
+    keys = {key for row in examples + confusions for key in _keys(row)} | {row["key"] for row in asked}
+    served = main or (questions[-1][1] if questions else None)
     both = [*views, *rivals]
     together = [run for group in overlaid(both) for run in group]
     shown = {text: key for row in confusions for text, key in row["lookalikes"].items()}
@@ -131,9 +139,11 @@ def _page(
         compared=compare(both, COLOURS, None if overlaid(views) else main),
         owner=owner.title if len([run for run in views if run in together]) > 1 else "",
         speeds=speeds(both),
+        answers=answer_tables([*views, *rivals]),
+        asked=asked,
         examples=examples,
         confusions=confusions,
-        experts=heat_map(main.experts) if main else [],
+        experts=heat_map(served.experts) if served else [],
         pictures=thumbnails(dataset, keys | set(shown.values())),
         data=_data_view(dataset, main),
         parts=parts,
