@@ -3,19 +3,26 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import diptych
 from diptych.cli.main import run
 from diptych.config.layers import resolve
+from diptych.data.index import ShardDataset
+from diptych.data.loader import evaluation_batches
+from diptych.data.pictures import square_pictures
+from diptych.data.sample import Sample
+from diptych.data.shards import ShardWriter
 from diptych.data.text import Tokenizer
 from diptych.errors import CheckpointError, DataError, UsageError
+from diptych.evaluation.run import evaluate
 from diptych.systems.eve.config import EveConfig
 from diptych.systems.eve.convert import to_published
 from diptych.train.build import build_task
@@ -125,7 +132,7 @@ def test_the_same_as_the_task_computes(exports: dict[str, Path], photos: list[Pa
     """Vectors and matching scores equal those of the task's own parts on an evaluation batch."""
     model = diptych.load("eve", exports["retrieval"], batch_size=2)
     texts = ["Red cat!", "a small house", "old car"]
-    images = torch.stack([torch.from_numpy(_squared(path)).permute(2, 0, 1) for path in photos])
+    images = square_pictures(photos, model.config.data.image)
     task = model.task
     ids, mask = task.tokenizer.encode(["red cat", "a small house", "old car"], 12)
     with torch.no_grad():
@@ -142,29 +149,63 @@ def test_the_same_as_the_task_computes(exports: dict[str, Path], photos: list[Pa
     assert many[2].item() == pytest.approx(expected[2].item(), abs=1e-5)
 
 
-def _squared(path: Path) -> np.ndarray:
-    from diptych.data.pictures import square_pictures
-
-    return square_pictures([path], settings("retrieval").data.image)[0].permute(1, 2, 0).numpy()
+def shards(folder: Path, samples: list[Sample]) -> Path:
+    with ShardWriter(folder, "toy", 10**6) as writer:
+        for sample in samples:
+            writer.write(sample)
+    return folder
 
 
 def test_pixels_are_those_of_evaluation_batches(
     photos: list[Path], tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
-    from diptych.data.index import ShardDataset
-    from diptych.data.loader import evaluation_batches
-    from diptych.data.sample import Sample
-    from diptych.data.shards import ShardWriter
+    samples = [Sample(p.stem, {p.suffix[1:]: p.read_bytes()}, ("red cat",)) for p in photos]
+    dataset = ShardDataset.open(shards(tmp_path / "shards", samples))
+    config = settings("retrieval").data
+    batches = list(evaluation_batches(dataset.select(None, None), config, 3, tokenizer))
+    assert torch.equal(torch.cat([batch.images for batch in batches]), square_pictures(photos, config.image))
 
-    with ShardWriter(tmp_path / "shards", "toy", 10**6) as writer:
-        for path in photos:
-            writer.write(Sample(path.stem, {path.suffix[1:]: path.read_bytes()}, ("red cat",)))
-    dataset = ShardDataset.open(tmp_path / "shards")
-    batches = list(evaluation_batches(dataset.select(None, None), settings("retrieval").data, 3, tokenizer))
-    from diptych.data.pictures import square_pictures
 
-    ours = square_pictures(photos, settings("retrieval").data.image)
-    assert torch.equal(torch.cat([batch.images for batch in batches]), ours)
+def evaluated(export: Path, folder: Path, samples: list[Sample]) -> list[dict[str, Any]]:
+    """Return the predictions of `diptych eval` on these samples."""
+    data = shards(folder, samples)
+    found = evaluate(export, [f"evaluate.path={data}", "evaluate.split=null", "evaluate.device=cpu"])
+    return [json.loads(line) for line in (found / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_answers_are_those_of_the_evaluation(
+    exports: dict[str, Path], photos: list[Path], tmp_path: Path
+) -> None:
+    asked = [{"question": "What is this?", "answer": "cat"}, {"question": "both are red", "answer": "no"}]
+    samples = [Sample(p.stem, {p.suffix[1:]: p.read_bytes()}, (), meta={"questions": asked}) for p in photos]
+    rows = evaluated(exports["vqa"], tmp_path / "shards", samples)
+    model = diptych.load("eve", exports["vqa"])
+    questions = [entry["question"] for _ in photos for entry in asked]
+    ours = model.answer([p for p in photos for _ in asked], questions)
+    assert [row["answer"] for row in rows] == [answer.text for answer in ours]
+    for row, answer in zip(rows, ours, strict=True):
+        assert row["top"][0]["score"] == pytest.approx(answer.score, abs=1e-4)
+
+
+def test_judgements_are_those_of_the_evaluation(
+    exports: dict[str, Path], photos: list[Path], tmp_path: Path
+) -> None:
+    pairs = [(photos[0], photos[2]), (photos[2], photos[0])]
+    meta = {"statements": [{"statement": "Both are red!", "label": True}]}
+    samples = [
+        Sample(f"p{i}", {f"{k}.png": path.read_bytes() for k, path in enumerate(pair)}, (), meta=meta)
+        for i, pair in enumerate(pairs)
+    ]
+    rows = evaluated(exports["nlvr"], tmp_path / "shards", samples)
+    ours = diptych.load("eve", exports["nlvr"]).judge(pairs, "Both are red!").tolist()
+    assert [row["score"] for row in rows] == pytest.approx(ours, abs=1e-4)
+
+
+def test_bf16_is_close(exports: dict[str, Path], photos: list[Path]) -> None:
+    exact = diptych.load("eve", exports["retrieval"]).encode_image(photos)
+    rough = diptych.load("eve", exports["retrieval"], precision="bf16").encode_image(photos)
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, exact, atol=0.05, rtol=0)
 
 
 def test_answers(exports: dict[str, Path], photos: list[Path]) -> None:
@@ -233,8 +274,6 @@ def test_refusals_say_what_to_do(exports: dict[str, Path], photos: list[Path], t
 
 
 def published(exports: dict[str, Path], kind: str, path: Path) -> Path:
-    from safetensors.torch import load_file
-
     state: dict[str, Tensor] = to_published(load_file(exports[kind] / "model.safetensors"))
     save_file({n: t.contiguous() for n, t in state.items()}, path)
     return path

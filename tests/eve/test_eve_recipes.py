@@ -175,3 +175,15 @@ def test_recipes_train_and_evaluate_small(
     assert run(["eval", "runs/tiny", "evaluate.split=null"]) == 0
     metrics = list((tmp_path / "runs" / "tiny" / "eval").glob("*/metrics.json"))
     assert len(metrics) == 1
+
+
+def test_mixture_recipe_trains_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with ShardWriter(tmp_path / "shards", "toy", 10**6) as writer:
+        for sample in samples("coco"):
+            writer.write(sample)
+    tiny = [f"{section}.{setting}" for section, all in TINY.items() for setting in all.split()]
+    tiny += [f"data.sources.{name}.path={tmp_path / 'shards'}" for name in [*FOUR, "cc12m"]]
+    tiny += ["task.decoder_width=16", "task.decoder_heads=2", "schedule.warmup=1", "data.text.vocab_size=50"]
+    assert run(["train", "eve/pretrain/16m_base", *tiny, "data.loader.batch_size=8", "name=tiny"]) == 0
+    assert (tmp_path / "runs/tiny/export/README.md").exists()
