@@ -177,6 +177,7 @@ class Examples(Selection):
             DataError: there is no such column; the message has the nearest name.
         """
         if name == "text_chars":
+            self.prefetch()
             return self._letters()
         values = self.samples.column(name)
         owners = self._owners(np.arange(len(self), dtype=np.int64))
@@ -233,8 +234,10 @@ def _counts(samples: Selection, kind: str) -> NDArray[Any]:
         if pa.types.is_integer(known.type):
             return np.asarray(known.fill_null(0).to_numpy())
 
+    # Made under the same lock as what follows, if it has to be.
+    everything = Selection(dataset, None).prefetch()
+
     def make(out: Path) -> None:
-        everything = Selection(dataset, None)
         counts = (len(entries) for entries in all_entries(everything, kind))
         with out.open("wb") as file:
             np.save(file, np.fromiter(counts, dtype=np.uint32, count=dataset.size))
