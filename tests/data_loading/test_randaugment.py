@@ -214,7 +214,7 @@ def test_a_picture_is_changed_alike_in_any_company() -> None:
 def test_work_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     images = pictures(40, 16, 12)
     whole = rand_augment(images, CONFIG, Draws(3, torch.arange(40)))
-    monkeypatch.setattr(module, "_CACHED", 1)
+    monkeypatch.setitem(module._AT_A_TIME, "cpu", 1)
     assert torch.equal(rand_augment(images, CONFIG, Draws(3, torch.arange(40))), whole)
 
 

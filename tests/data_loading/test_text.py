@@ -13,13 +13,13 @@ from tokenizers import models, pre_tokenizers
 from diptych.data.text import Tokenizer, clean, clean_caption, clean_question
 from diptych.errors import DataError
 
-HERE = Path(__file__).parent
+GOLDEN = Path(__file__).parents[1] / "parity" / "golden" / "eve"
 TEXTS = ["a red circle above a blue square", "two green circles", "the red square, the Blue circle"] * 2
 
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((HERE / "text_normalise.json").read_text())
+    content: dict[str, Any] = json.loads((GOLDEN / "text_normalise.json").read_text())
     return content
 
 

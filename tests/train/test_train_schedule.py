@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from diptych.train.config import ScheduleConfig, TrainConfig
 from diptych.train.schedule import Extent, lr_factor
 
-PUBLISHED = json.loads((Path(__file__).parent / "lr_schedules.json").read_text())["cases"]
+GOLDEN = Path(__file__).parents[1] / "parity" / "golden" / "eve"
+PUBLISHED = json.loads((GOLDEN / "lr_schedules.json").read_text())["cases"]
 
 
 def factors(config, steps):

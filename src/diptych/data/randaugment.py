@@ -19,8 +19,10 @@ from diptych.data.draws import Draws
 
 FILL = 128
 """Grey level of what geometry brings in from outside."""
-_CACHED = 2**17
-"""Pixels that a CPU works on at a time."""
+_AT_A_TIME = {"cpu": 2**17}
+"""Pixels that a kind of device works on at a time: what stays in the cache of a CPU is faster."""
+_ELSEWHERE = 2**22
+"""On other devices: a coordinate of each is 32 MiB."""
 
 
 def rand_augment(images: Tensor, config: AugmentConfig, draws: Draws) -> Tensor:
@@ -95,9 +97,8 @@ def _apply_all(images: Tensor, strengths: Mapping[str, Mapping[int, float]], pub
     for name, rows in strengths.items():
         for row, strength in rows.items():
             by_kind.setdefault(_KINDS[name], []).append((row, name, strength))
-    together = len(images)
-    if images.device.type == "cpu":  # what is in the cache is faster than what is not
-        together = max(1, _CACHED // math.prod(images.shape[2:]))
+    pixels = _AT_A_TIME.get(images.device.type, _ELSEWHERE)
+    together = max(1, pixels // math.prod(images.shape[2:]))
     for kind, everything in by_kind.items():
         for first in range(0, len(everything), together):
             work = everything[first : first + together]
