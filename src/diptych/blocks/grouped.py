@@ -56,7 +56,7 @@ def apply_experts(x: Tensor, rows: Rows, weights: Weights, activation: Activatio
     if _has_kernel(x, dtype, weights):
         return by_grouped_kernel(x, rows, weights, activation, dtype)
     w = weights
-    settings = rows.counts, activation, dtype
+    settings = rows.counts, activation, dtype, torch.is_grad_enabled()
     out: Tensor = _Experts.apply(  # type: ignore[no-untyped-call]
         x, rows.tokens, rows.shares, w.fc1, w.fc1_bias, w.fc2, w.fc2_bias, settings
     )
@@ -116,19 +116,20 @@ class _Experts(torch.autograd.Function):
         fc1_bias: Tensor,
         fc2: Tensor,
         fc2_bias: Tensor,
-        settings: tuple[Sequence[int], Activation, torch.dtype],
+        settings: tuple[Sequence[int], Activation, torch.dtype, bool],
     ) -> Tensor:
-        counts, activation, dtype = settings
-        kernel, hidden = KERNELS[activation], fc1.shape[1]
-        z = x.new_empty(sum(counts), hidden, dtype=dtype)
-        room = z.new_empty(_largest(counts), hidden)
+        counts, activation, dtype, learns = settings
+        kernel, hidden, largest = KERNELS[activation], fc1.shape[1], _largest(counts)
+        z = x.new_empty(sum(counts) if learns else largest, hidden, dtype=dtype)
+        room = z.new_empty(largest, hidden)
         out = torch.zeros_like(x)
         for piece in _pieces(counts):
             if piece.first:
                 w1, b1, w2, b2 = (w[piece.expert].to(dtype) for w in (fc1, fc1_bias, fc2, fc2_bias))
             inside, active, scale = _take(x, tokens, piece).to(dtype), room[: piece.size], kernel.scale
-            torch.addmm(b1, inside, w1.t(), beta=scale, alpha=scale, out=z[piece.rows])
-            kernel.apply(z[piece.rows], active)
+            here = z[piece.rows] if learns else z[: piece.size]
+            torch.addmm(b1, inside, w1.t(), beta=scale, alpha=scale, out=here)
+            kernel.apply(here, active)
             y = torch.addmm(b2, active, w2.t(), alpha=1 / scale)
             _add(out, y if shares is None else y * shares[piece.rows, None], tokens, piece)
         ctx.save_for_backward(x, tokens, shares, fc1, fc2, fc2_bias, z)
@@ -142,7 +143,7 @@ class _Experts(torch.autograd.Function):
         kernel, scale, dtype = ctx.kernel, ctx.kernel.scale, z.dtype
         grad_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         grad_shares = torch.empty_like(shares) if ctx.needs_input_grad[2] else None
-        sums = _WeightGradients(fc1, fc2, ctx.counts) if any(ctx.needs_input_grad[3:7]) else None
+        sums = _WeightGradients(fc1, fc2, ctx.counts, dtype) if any(ctx.needs_input_grad[3:7]) else None
         room = z.new_empty(3, _largest(ctx.counts), z.shape[1])
         for piece in _pieces(ctx.counts):
             if piece.first:
@@ -170,10 +171,11 @@ class _Experts(torch.autograd.Function):
 class _WeightGradients:
     """Gradients of the weights, in the weights' own type."""
 
-    def __init__(self, fc1: Tensor, fc2: Tensor, counts: Sequence[int]) -> None:
-        biases = (w.new_empty(w.shape[:2]) for w in (fc1, fc2))
+    def __init__(self, fc1: Tensor, fc2: Tensor, counts: Sequence[int], dtype: torch.dtype) -> None:
         self.fc1, self.fc2 = torch.empty_like(fc1), torch.empty_like(fc2)
-        self.fc1_bias, self.fc2_bias = biases
+        self.fc1_bias, self.fc2_bias = (w.new_empty(w.shape[:2]) for w in (fc1, fc2))
+        self.product = None if dtype == fc1.dtype else fc1.new_empty(fc1[0].numel(), dtype=dtype)
+        """Room for a product that is in another type than the weights."""
         for expert, count in enumerate(counts):
             if not count:
                 for gradient in self.all:
@@ -186,24 +188,21 @@ class _WeightGradients:
 
     def add_first(self, piece: _Piece, above: Tensor, inside: Tensor) -> None:
         """Add a piece of the first layer; `above` [n, H] is the gradient of its result."""
-        _add_product(self.fc1[piece.expert], above, inside, 1.0, piece.first)
+        self._add_product(self.fc1[piece.expert], above, inside, 1.0, piece.first)
         _add_sum(self.fc1_bias[piece.expert], above, piece.first)
 
     def add_second(self, piece: _Piece, above: Tensor, inside: Tensor, scale: float) -> None:
         """Add a piece of the second layer, whose product was divided by `scale`; `above` is [n, D]."""
-        _add_product(self.fc2[piece.expert], above, inside, 1 / scale, piece.first)
+        self._add_product(self.fc2[piece.expert], above, inside, 1 / scale, piece.first)
         _add_sum(self.fc2_bias[piece.expert], above, piece.first)
 
-
-def _add_product(total: Tensor, above: Tensor, inside: Tensor, factor: float, first: bool) -> None:
-    if total.dtype == above.dtype:
-        torch.addmm(total, above.t(), inside, beta=0 if first else 1, alpha=factor, out=total)
-        return
-    product = above.t() @ inside
-    if first:
-        total.copy_(product).mul_(factor)
-    else:
-        total.add_(product, alpha=factor)
+    def _add_product(self, total: Tensor, above: Tensor, inside: Tensor, factor: float, first: bool) -> None:
+        if self.product is None:
+            torch.addmm(total, above.t(), inside, beta=0 if first else 1, alpha=factor, out=total)
+            return
+        product = self.product.view_as(total)
+        torch.addmm(product, above.t(), inside, beta=0, alpha=factor, out=product)
+        total.copy_(product) if first else total.add_(product)
 
 
 def _add_sum(total: Tensor, above: Tensor, first: bool) -> None:
