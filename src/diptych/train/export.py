@@ -88,9 +88,7 @@ def write_export(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        # Copies, because tied weights share memory and safetensors refuses to guess which of them owns it.
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-        (aside / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
+        (aside / WEIGHTS).write_bytes(save(_separate(state), metadata={"format": "pt"}))
         if tokenizer is not None:
             tokenizer.save(aside / "tokenizer")
         if assets:
@@ -107,6 +105,25 @@ def write_export(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors in host memory, contiguous, no two of them in the same memory.
+
+    Tied weights share memory, and safetensors refuses to guess which of them owns it: those are copied. All
+    others are not; they may be gigabytes.
+    """
+    taken: set[int] = set()
+    found = {}
+    for name, tensor in state.items():
+        own = tensor.detach().cpu().contiguous()
+        storage = own.untyped_storage()
+        if storage.data_ptr() in taken or storage.nbytes() != own.nbytes:
+            own = own.clone()
+            storage = own.untyped_storage()
+        taken.add(storage.data_ptr())
+        found[name] = own
+    return found
 
 
 def write_assets(folder: Path, assets: Mapping[str, Any]) -> None:

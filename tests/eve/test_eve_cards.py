@@ -1,0 +1,64 @@
+"""Exports: the model card, and tensors that share memory."""
+
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from diptych.data.text import Tokenizer
+from diptych.systems import SYSTEMS
+from diptych.train.card import CARD, model_card
+from diptych.train.export import write_export
+
+SETTINGS = {
+    "name": "my run",
+    "system": {"name": "eve"},
+    "task": {"name": "vqa"},
+    "data": {"image": {"size": 32}, "text": {"max_tokens": 16}, "path": "/home/me/data/toy"},
+}
+
+
+def test_card_holds_what_a_user_needs(tmp_path: Path) -> None:
+    state = {"model.a": torch.zeros(3, 4), "model.layers.1.ffn.moe.experts.fc1_weight": torch.zeros(2, 5)}
+    words = Tokenizer.train(["red cat", "red cat"], 30)
+    card = (write_export(tmp_path / "export", state, words, SETTINGS, step=1500) / CARD).read_text()
+    _, head, body = card.split("---\n", 2)
+    assert yaml.safe_load(head) == {
+        "library_name": "diptych",
+        "tags": ["eve", "vqa"],
+        "pipeline_tag": "visual-question-answering",
+    }
+    assert body.startswith("\n# my run\n")
+    for row in (
+        "| weights | 22, of which 10 in experts |",
+        "| pictures | 32 x 32 pixels |",
+        "| texts | up to 16 tokens |",
+        f"| tokenizer | {words.vocab_size} tokens |",
+        "| trained on | toy |",
+        "| steps | 1,500 |",
+        "model.answer(",
+    ):
+        assert row in body, row
+    assert "/home/me" not in card
+
+
+def test_card_without_task_or_tokenizer_says_so() -> None:
+    for name in SYSTEMS:
+        card = model_card({"system": {"name": name}}, {"model.a": torch.zeros(3)}, step=0, tokens=None)
+        assert "heads are missing" in card
+        assert "init_from.path" in card
+        assert "| tokenizer | not included |" in card
+        assert "| steps" not in card
+        assert f"# {name}\n" in card
+    assert "## About" in model_card({"system": {"name": "eve"}}, {}, step=0, tokens=None)
+
+
+def test_tensors_that_share_memory_are_written_apart(tmp_path: Path) -> None:
+    whole = torch.arange(12.0).view(3, 4)
+    state = {"a": whole, "b": whole, "row": whole[1], "turned": whole.T, "empty": torch.empty(0)}
+    folder = write_export(tmp_path / "export", state, None, {"system": {"name": "eve"}})
+    found = load_file(folder / "model.safetensors")
+    assert found.keys() == state.keys()
+    for name, tensor in state.items():
+        assert torch.equal(found[name], tensor), name
