@@ -11,7 +11,7 @@ from typing import Any
 from diptych.blocks.collective import ALONE, World
 from diptych.config.layers import resolve
 from diptych.data.batch import Batch
-from diptych.data.examples import expand
+from diptych.data.examples import Examples, expand
 from diptych.data.index import Selection, ShardDataset
 from diptych.data.loader import evaluation_batches
 from diptych.errors import ConfigError, DataError, RunError
@@ -115,7 +115,7 @@ def open_data(config: RunConfig, task: Task, world: World = ALONE) -> EvalData:
         ConfigError: neither `evaluate.path` nor `data.path` is set.
         DataError: no dataset there, an unknown split or column, or nothing selected.
     """
-    settings = config.evaluate
+    settings, kind = config.evaluate, config.data.examples
     path = settings.path or config.data.path
     if not path:
         raise ConfigError("evaluate.path: no dataset to evaluate on; set evaluate.path to a prepared dataset")
@@ -128,8 +128,7 @@ def open_data(config: RunConfig, task: Task, world: World = ALONE) -> EvalData:
             f"{dataset.size} samples; set evaluate.split or evaluate.where"
         )
 
-    def opened(samples: Selection, **more: Any) -> EvalData:
-        rows = expand(samples, config.data.examples)
+    def opened(rows: Selection, **more: Any) -> EvalData:
         return EvalData(
             dataset=dataset.name,
             split=settings.split or "all",
@@ -140,9 +139,11 @@ def open_data(config: RunConfig, task: Task, world: World = ALONE) -> EvalData:
         )
 
     if world.size == 1:
-        return opened(selection)
+        return opened(expand(selection, kind))
     part = Selection(dataset, selection.rows_of(world.slice_of(len(selection))))
-    return opened(selection, world=world, part=opened(part))
+    # A rank may have no question, as long as there are some.
+    own = part if kind == "samples" else Examples(part, kind)
+    return opened(expand(selection, kind), world=world, part=opened(own))
 
 
 def _batches(selection: Selection, config: RunConfig, task: Task) -> Iterator[Batch]:

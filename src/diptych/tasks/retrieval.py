@@ -15,7 +15,6 @@ from torch import Tensor
 
 from diptych.blocks.collective import ALONE, Joiner, World
 from diptych.data.batch import Batch
-from diptych.data.image import normalise
 from diptych.data.text import Tokenizer
 from diptych.errors import UsageError
 from diptych.objectives.contrastive import ContrastiveHead, contrast, contrast_pictures
@@ -29,6 +28,7 @@ from diptych.objectives.matching import (
 )
 from diptych.systems.protocol import Encoded, VisionLanguageModel
 from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, Task, TaskConfig
+from diptych.tasks.fused import embed_pictures
 from diptych.tasks.retrieval_batch import BatchTexts, batch_texts, join_texts
 from diptych.tasks.retrieval_config import RetrievalConfig
 from diptych.tasks.retrieval_ranking import evaluate_retrieval
@@ -102,14 +102,7 @@ class RetrievalTask(Task):
 
     def embed(self, images: Tensor) -> Tensor:
         """Normalise pictures [B, 3, H, W] (uint8, or float in 0..1) and embed them once for all passes."""
-        spec = self.model.image_spec
-        if images.shape[-2:] != (spec.size, spec.size):
-            raise UsageError(
-                f"data.image.size: pictures of {images.shape[-2]} x {images.shape[-1]} pixels, but the model "
-                f"reads {spec.size} x {spec.size}; set data.image.size={spec.size}"
-            )
-        pixels = normalise(images, spec)
-        return self.model.embed_visual(pixels) if "embed_visual" in self.model.capabilities else pixels
+        return embed_pictures(self.model, images)
 
     def draw_passes(
         self, features: tuple[Tensor, Tensor], temperature: Tensor, texts: BatchTexts, context: StepContext
