@@ -87,20 +87,25 @@ def load(
         routing: of a published checkpoint; `dropless` makes results independent of the batch.
 
     Raises:
-        UsageError: a wrong argument; another system's model.
+        UsageError: a wrong argument, or one that is only for published checkpoints; another system's model.
         CheckpointError: nothing there, or damaged.
         DataError: tokenizer or answers cannot be read.
     """
     where = choose_device(device, "device")
+    options = ImportOptions(heads, image_size, attention_heads, routing)
     if batch_size < 1:
         raise UsageError(f"batch_size = {batch_size}: expected at least 1")
     if Path(path).is_file():
         if system is None:
             raise UsageError(f"{path}: give the system that this checkpoint was published for")
-        options = ImportOptions(heads, image_size, attention_heads, routing)
         assets = {} if answers is None else {ANSWERS: read_answers(answers, "answers")}
         words = None if tokenizer is None else Path(tokenizer)
         config, task = load_published(system, Path(path), words, options, assets)
+    elif tokenizer or answers or options != ImportOptions():
+        raise UsageError(
+            f"{path}: tokenizer, answers, heads, image_size, attention_heads and routing are for files of "
+            "published checkpoints; this is no file"
+        )
     else:
         config, task = load_task(path)
     if system not in (None, config.system.name):
@@ -158,6 +163,7 @@ class LoadedModel:
             UsageError: the model has no contrastive head, or cannot encode pictures alone.
             DataError: a picture that cannot be read.
         """
+        self._need("encode_visual")
         head = self._head("project_visual", project)
 
         def encode(chunk: list[Picture]) -> Tensor:
@@ -172,6 +178,7 @@ class LoadedModel:
             UsageError: the model has no contrastive head, or cannot encode texts alone.
             DataError: a text of which cleaning leaves nothing.
         """
+        self._need("encode_text")
         head = self._head("project_text", project)
 
         def encode(chunk: list[str]) -> Tensor:
@@ -222,7 +229,7 @@ class LoadedModel:
         seen, rows, read = _pairs(picture_list(pictures), _texts(questions))
 
         def score(chunk: list[tuple[int, str]]) -> Tensor:
-            images = square_pictures([seen[row] for row, _ in chunk], self.config.data.image)
+            images = self._squares(seen, [row for row, _ in chunk])
             return task.logits(self._batch_of(images, [text for _, text in chunk])).sigmoid()
 
         scores = self._each(score, list(zip(rows, read, strict=True)))
@@ -251,10 +258,7 @@ class LoadedModel:
         seen, rows, read = _pairs(list(pairs), _texts(statements))
 
         def score(chunk: list[tuple[int, str]]) -> Tensor:
-            both = [
-                square_pictures([seen[row][side] for row, _ in chunk], self.config.data.image)
-                for side in (0, 1)
-            ]
+            both = [self._squares([pair[i] for pair in seen], [row for row, _ in chunk]) for i in (0, 1)]
             batch = self._batch_of(torch.stack(both, 1), [text for _, text in chunk])
             return task.read(batch)[0].softmax(1)[:, 1]
 
@@ -263,6 +267,11 @@ class LoadedModel:
     @property
     def _name(self) -> str:
         return f"this model (system {self.config.system.name}, task {self.config.task.name})"
+
+    def _need(self, capability: str) -> None:
+        if capability not in self.model.capabilities:
+            has = ", ".join(sorted(self.model.capabilities))
+            raise UsageError(f"{self._name} has no capability '{capability}' (it has: {has})")
 
     def _task_of(self, kind: type[AnyTask], method: str, what: str) -> AnyTask:
         for task in self._tasks:
@@ -301,6 +310,12 @@ class LoadedModel:
                 rows.append(compute(items[start : start + self._batch_size]).float().cpu())
         # Ordinary tensors, which may take part in training.
         return torch.cat(rows).clone() if rows else torch.empty(0)
+
+    def _squares(self, seen: Sequence[Picture], rows: Sequence[int]) -> Tensor:
+        """Return the pictures of `rows`, [len(rows), 3, H, W] uint8; a repeated one is decoded once."""
+        distinct = sorted(set(rows))
+        squares = square_pictures([seen[row] for row in distinct], self.config.data.image)
+        return squares[torch.tensor([distinct.index(row) for row in rows], dtype=torch.int64)]
 
     def _embed(self, pictures: Sequence[Picture]) -> Tensor:
         images = square_pictures(pictures, self.config.data.image)

@@ -269,6 +269,8 @@ def test_refusals_say_what_to_do(exports: dict[str, Path], photos: list[Path], t
         diptych.load("two_tower", exports["vqa"])
     with pytest.raises(CheckpointError, match="no such directory"):
         diptych.load("eve", tmp_path / "nothing")
+    with pytest.raises(UsageError, match="this is no file"):
+        diptych.load("eve", exports["vqa"], routing="dropless")
     with pytest.raises(UsageError, match="batch_size = 0"):
         diptych.load("eve", exports["vqa"], batch_size=0)
 
