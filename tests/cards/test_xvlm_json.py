@@ -111,10 +111,11 @@ def test_changed_annotations_are_another_dataset(captions: Path, tmp_path: Path)
 def test_pictures_outside_the_folder_are_not_read(tmp_path: Path) -> None:
     picture(tmp_path / "secret.jpg", 1)
     (tmp_path / "images").mkdir()
-    listed(tmp_path / "train.json", [caption("../secret.jpg", "x", 1)])
+    names = ["../secret.jpg", str(tmp_path / "secret.jpg"), "", "\0", "."]
+    listed(tmp_path / "train.json", [caption(name or "images", "x", i) for i, name in enumerate(names)])
     samples, left = converted(RETRIEVAL, tmp_path, train="train.json", images="images")
     assert not samples
-    assert left[0].cause == "missing picture"
+    assert [problem.cause for problem in left] == ["missing picture"] * 5
 
 
 def question(number: int, text: str, image: str, **more: Any) -> dict[str, Any]:

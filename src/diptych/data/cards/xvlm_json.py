@@ -5,6 +5,7 @@ A list has one entry for each caption, question or statement; entries about one 
 
 import hashlib
 import json
+import posixpath
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -120,10 +121,12 @@ def read_json(path: Path) -> Any:
 
 def read_picture(folder: Path, name: str) -> tuple[str, bytes] | None:
     """Return extension and content of a picture; None if it is not there, or not below the folder."""
-    if ".." in PurePosixPath(name).parts:
+    path = folder / name
+    # A list that somebody else wrote does not choose among all files of the machine.
+    if ".." in PurePosixPath(name).parts or not path.is_relative_to(folder):
         return None
     try:
-        content = (folder / name).read_bytes()
+        content = path.read_bytes()
     except (OSError, ValueError):
         return None
     extension = PurePosixPath(name).suffix[1:].lower()
@@ -144,7 +147,7 @@ class Keys:
 
     def make(self, split: str, *names: str) -> str:
         """Return a key for a sample of a split with pictures of these names; another one for each call."""
-        stems = "_".join(str(PurePosixPath(name).with_suffix("")) for name in names)
+        stems = "_".join(posixpath.splitext(name)[0] for name in names)
         readable = clean_key(f"{split}_{stems}")
         key, attempt = readable, 0
         while key in self._taken or len(key) > _LONGEST + _HASH + 1:
