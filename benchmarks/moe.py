@@ -20,10 +20,10 @@ output; gradients of weights and tokens are made afresh. Peers:
 import argparse
 import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -135,7 +135,7 @@ def remembered(tokens: int, experts: int, options: argparse.Namespace) -> Iterat
     names = [OURS, LIMIT] + ([EINSUM] if tokens <= options.einsum_up_to else [])
     peaks = {}
     for name in names:
-        command = [sys.executable, os.path.abspath(__file__), "--one", name, "--device", options.device]
+        command = [sys.executable, str(Path(__file__).resolve()), "--one", name, "--device", options.device]
         command += ["--tokens", str(tokens), "--experts", str(experts), "--precision", options.precision]
         command += ["--width", str(options.width), "--hidden", str(options.hidden)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)

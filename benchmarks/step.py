@@ -1,15 +1,16 @@
 """A step of EVE beside one of ViLT: forward and backward on pairs, on the same device in the same run.
 
-    python benchmarks/step.py                      # with transformers installed; batch 8, width 384, 12 layers
+    python benchmarks/step.py                # with transformers installed; batch 8, width 384, 12 layers
     python benchmarks/step.py --clock cpu --rounds 2
 
 Both read the same pictures (224 pixels, patches of 16) and texts (40 tokens), so 237 tokens a pair, and have
-the same width, depth, heads and words. EVE has 32 experts of the same hidden width, two of them for each token, in its
-last two layers, router included: a ninth more products than ViLT. Nothing is dropped at random in either.
+the same width, depth, heads and words. EVE has 32 experts of the same hidden width, two of them for each
+token, in its last two layers, router included: a ninth more products than ViLT. Nothing is dropped at random
+in either.
 
-Peers: `vilt` is transformers' ViLT as it comes (`transformers.ViltModel`); where transformers is missing, that
-is said, and `torch-encoder` takes its place: patches, embeddings and torch's own transformer layers. Each is
-measured in float32 and under bfloat16 autocast, so that ours can be compared with both (`vilt-fp32`,
+Peers: `vilt` is transformers' ViLT as it comes (`transformers.ViltModel`); where transformers is missing,
+that is said, and `torch-encoder` takes its place: patches, embeddings and torch's own transformer layers.
+Each is measured in float32 and under bfloat16 autocast, so that ours can be compared with both (`vilt-fp32`,
 `vilt-bf16`).
 """
 

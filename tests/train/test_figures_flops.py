@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from diptych.blocks.grouped import grouped_linear
+from diptych.blocks.grouped import Rows, Weights, apply_experts
 from diptych.train.flops import TRIES, FlopCounter, StepFlops
 from diptych.train.memory import peak_mb
 from diptych.train.roofline import roofline
@@ -22,12 +22,13 @@ def test_a_linear_layer_by_hand():
 
 
 def test_grouped_products_are_seen_in_both_directions():
-    counts, width, out = (4, 0, 7), 6, 10
+    counts, width, hidden = (4, 0, 7), 6, 10
     x = torch.randn(11, width, requires_grad=True)
-    weight = torch.randn(3, out, width, requires_grad=True)
+    shapes = (3, hidden, width), (3, hidden), (3, width, hidden), (3, width)
+    weights = Weights(*(torch.randn(shape, requires_grad=True) for shape in shapes))
     with FlopCounter() as counter:
-        grouped_linear(x, weight, torch.zeros(3, out, requires_grad=True), counts).sum().backward()
-    assert counter.total == 3 * (2 * 11 * width * out)
+        apply_experts(x, Rows(counts), weights, "gelu").sum().backward()
+    assert counter.total == 2 * 3 * (2 * 11 * width * hidden)
 
 
 @pytest.mark.parametrize("masked", [False, True])

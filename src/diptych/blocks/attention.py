@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PLAIN_UP_TO = 1024
-"""Training in bfloat16 on a CPU keeps the scores of sequences up to this length: torch's attention, which does
-not keep them, takes twice as long there (and less than half of that in float32)."""
+"""Training in bfloat16 on a CPU keeps the scores of sequences up to this length: torch's attention, which
+does not keep them, takes twice as long there."""
 
 
 class SelfAttention(nn.Module):

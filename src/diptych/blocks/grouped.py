@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from diptych.blocks.feedforward import ACTIVATIONS, KERNELS, Activation
+from diptych.blocks.activations import ACTIVATIONS, KERNELS, Activation
 
 PIECE = 1024
 """Rows that are worked on at a time, so that what lies between two products is still in the cache."""
@@ -122,7 +122,7 @@ class _Experts(torch.autograd.Function):
         kernel, hidden, largest = KERNELS[activation], fc1.shape[1], _largest(counts)
         z = x.new_empty(sum(counts) if learns else largest, hidden, dtype=dtype)
         room = z.new_empty(largest, hidden)
-        out = torch.zeros_like(x)
+        out = torch.empty_like(x) if tokens is None else torch.zeros_like(x)
         for piece in _pieces(counts):
             if piece.first:
                 w1, b1, w2, b2 = (w[piece.expert].to(dtype) for w in (fc1, fc1_bias, fc2, fc2_bias))
@@ -137,11 +137,12 @@ class _Experts(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, tokens, shares, fc1, fc2, fc2_bias, z = ctx.saved_tensors
         kernel, scale, dtype = ctx.kernel, ctx.kernel.scale, z.dtype
-        grad_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        start = torch.empty_like if tokens is None else torch.zeros_like
+        grad_x = start(x) if ctx.needs_input_grad[0] else None
         grad_shares = torch.empty_like(shares) if ctx.needs_input_grad[2] else None
         sums = _WeightGradients(fc1, fc2, ctx.counts, dtype) if any(ctx.needs_input_grad[3:7]) else None
         room = z.new_empty(3, _largest(ctx.counts), z.shape[1])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from diptych.blocks.feedforward import Activation
+from diptych.blocks.activations import Activation
 from diptych.blocks.grouped import Rows, Weights, apply_experts
 from diptych.blocks.router import Router, RouterConfig
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from diptych.blocks.activations import ACTIVATIONS, Activation
 from diptych.blocks.batch_norm import BatchNorm
-from diptych.blocks.feedforward import ACTIVATIONS, Activation
 from diptych.blocks.init import Init, draw_matrix
 from diptych.config.schema import Section
 

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from diptych.blocks.activations import Activation
 from diptych.blocks.attention import SelfAttention
 from diptych.blocks.drop_path import DropPath
-from diptych.blocks.feedforward import Activation, FeedForward
+from diptych.blocks.feedforward import FeedForward
 
 
 class TransformerLayer(nn.Module):

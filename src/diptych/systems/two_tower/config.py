@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from diptych.blocks.feedforward import Activation
+from diptych.blocks.activations import Activation
 from diptych.blocks.init import Init
 from diptych.blocks.stem import ConvStemConfig, check_size
 from diptych.systems.protocol import SystemConfig
