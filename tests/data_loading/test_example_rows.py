@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,21 @@ def test_an_entry_that_is_no_question_is_a_bad_sample(write: Write, entry: Any) 
     (batch,) = evaluation_batches(rows, config(loader={"on_error": "count"}), 8)
     assert batch.texts == ["What is 0 0?"]
     assert batch.skipped == {"unreadable sample": 1}
+
+
+def test_captions_are_rows_too(write: Write) -> None:
+    samples = [Sample(f"k{i}", {"png": png(i)}, tuple("abc"[:i]), meta={"questions": []}) for i in range(4)]
+    rows = expand(write(samples).select(), "captions")
+    read = [rows.read(i) for i in range(len(rows))]
+    assert [(s.key, s.captions) for s in read] == [
+        (f"k{i}", (caption,)) for i in range(4) for caption in "abc"[:i]
+    ]
+    assert read[3] == replace(samples[3], captions=("a",), split="train")
+    assert list(rows.column("text_chars")) == [1] * 6
+    (batch,) = batches(rows, 1, config(loader={"batch_size": 6}))
+    assert batch.extra == {}
+    assert sorted(zip(batch.keys, batch.texts or [], strict=True)) == [(s.key, s.captions[0]) for s in read]
+    assert len(set(batch.match_ids.tolist())) == 3
 
 
 # --- two pictures

@@ -287,7 +287,9 @@ class AugmentConfig(Section):
         return bool(self.random_background or (self.moves and self.outside == "background"))
 
 
-Examples = Literal["samples", "questions", "statements"]
+Examples = Literal["samples", "captions", "questions", "statements"]
+EVALUATED_AS = {"captions": "samples"}
+"""What rows of training are for tasks and in an evaluation, where that is not the same."""
 
 
 class SourceConfig(Section):
@@ -343,8 +345,8 @@ class DataConfig(Section):
     where: str | None = Field(None, description="SQL condition over the index that samples must also meet.")
     examples: Examples = Field(
         "samples",
-        description="What a row of a batch is: a sample; one of its `questions`; or one of its `statements`, "
-        "with two pictures.",
+        description="What a row of a batch is: a sample; one of its `captions` (evaluation: a sample); "
+        "one of its `questions`; or one of its `statements`, with two pictures.",
     )
     sources: dict[str, SourceConfig] = Field(
         {}, description="Datasets to mix, by names of your choice; none: `data.path` alone."

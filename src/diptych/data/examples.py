@@ -1,7 +1,7 @@
-"""Questions or statements about pictures, one row each, in place of samples.
+"""Captions, questions or statements about pictures, one row each, in place of samples.
 
-A sample's JSON lists them under `questions` or `statements`; the index says how many there are. N samples,
-M rows.
+A sample's JSON lists them under `captions`, `questions` or `statements`; the index says how many there are.
+N samples, M rows.
 """
 
 import functools
@@ -9,13 +9,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.data.members import COUNTED, is_picture, unpack
+from diptych.data.members import COUNTED, SIDECARS, is_picture, unpack
 from diptych.data.places import Place
 from diptych.data.sample import Sample
 from diptych.data.selection import VERIFY, Selection
@@ -55,13 +56,13 @@ def expand(samples: Selection, kind: str) -> Selection:
 class Examples(Selection):
     """The entries of selected samples, sample after sample. Memory: 8 bytes a sample.
 
-    A row is read as its sample with the entry's text as the only caption, and the entry alone in
-    `meta[kind]`. Rows of statements have two pictures, `0.<extension>` and `1.<extension>`: those of the
-    sample in the order of their names, or its picture and that of its partner (`meta.pair_other`), which need
-    not be selected.
+    A row is read as its sample with the entry's text as the only caption, and the entry (a question or
+    statement) alone in `meta[kind]`. Rows of statements have two pictures, `0.<extension>` and
+    `1.<extension>`: those of the sample in the order of their names, or its picture and that of its partner
+    (`meta.pair_other`), which need not be selected.
 
     Attributes:
-        kind: `questions` or `statements`.
+        kind: `captions`, `questions` or `statements`.
     """
 
     def __init__(self, samples: Selection, kind: str) -> None:
@@ -118,6 +119,8 @@ class Examples(Selection):
         """
         number, entry = self._find(i)
         sample = self.samples.read(number)
+        if self.kind == "captions":
+            return replace(sample, captions=(sample.captions[entry],))
         found = sample.meta[self.kind][entry]
         text = found.get(TEXT[self.kind]) if isinstance(found, dict) else None
         if not isinstance(text, str):
@@ -149,7 +152,7 @@ class Examples(Selection):
         return Selection(self.dataset, None)
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """Yield what the dataset says of each row, in order; no picture is read.
+        """Yield what the dataset says of each row (a question or statement), in order; no picture is read.
 
         Raises:
             DataError: a shard cannot be read.
@@ -187,7 +190,8 @@ class Examples(Selection):
         """Return the letters of each row's text; read from the samples once, then mapped from a file."""
 
         def make(out: Path) -> None:
-            letters = (len(str(entry.get(TEXT[self.kind], ""))) for entry in self.entries())
+            rows = (entry for entries in all_entries(self.samples, self.kind) for entry in entries)
+            letters = (len(_text(entry, self.kind)) for entry in rows)
             with out.open("wb") as file:
                 np.save(file, np.fromiter(letters, dtype=np.int32, count=len(self)))
 
@@ -223,6 +227,10 @@ def _pictures(sample: Sample) -> list[tuple[str, bytes]]:
     return [(name, sample.media[name]) for name in sorted(sample.media) if is_picture(name)]
 
 
+def _text(entry: Any, kind: str) -> str:
+    return str(entry if kind == "captions" else entry.get(TEXT[kind], "") if isinstance(entry, dict) else "")
+
+
 def _counts(samples: Selection, kind: str) -> NDArray[Any]:
     """Return how many entries each sample has, [N]."""
     import pyarrow as pa
@@ -247,7 +255,7 @@ def _counts(samples: Selection, kind: str) -> NDArray[Any]:
 
 
 def all_entries(samples: Selection, kind: str) -> Iterator[list[Any]]:
-    """Yield the entries of each sample; only its JSON is read. Rows (`Examples`) stand for their samples.
+    """Yield the entries of each sample; only its texts are read. Rows (`Examples`) stand for their samples.
 
     Raises:
         DataError: a shard cannot be read.
@@ -256,11 +264,16 @@ def all_entries(samples: Selection, kind: str) -> Iterator[list[Any]]:
     dataset, unclear = samples.dataset, 0
     for i in range(len(samples)):
         place = samples.place(i)
-        start, size = place.members.get("json", (0, 0))
         shard = dataset.shards[place.shard]
+        spots = {name: place.members[name] for name in SIDECARS if name in place.members}
         try:
-            text = dataset.read_bytes(shard, place.offset + start, size) if start else b"{}"
-            meta = unpack(place.key, {"json": text}).meta
+            texts = {
+                name: dataset.read_bytes(shard, place.offset + start, size)
+                for name, (start, size) in spots.items()
+                if name == "json" or kind == "captions"
+            }
+            sample = unpack(place.key, texts)
+            entries = list(sample.captions) if kind == "captions" else sample.meta.get(kind)
         except OSError as error:
             raise DataError(
                 f"{dataset.store.place(shard)}: sample '{place.key}' cannot be read: "
@@ -268,8 +281,7 @@ def all_entries(samples: Selection, kind: str) -> Iterator[list[Any]]:
             ) from error
         except ValueError:
             # Training would leave it out as well.
-            meta, unclear = {}, unclear + 1
-        entries = meta.get(kind)
+            entries, unclear = [], unclear + 1
         yield entries if isinstance(entries, list) else []
     if unclear:
         _LOG.warning("%s: the JSON of %d samples cannot be understood; %s", dataset.root, unclear, VERIFY)

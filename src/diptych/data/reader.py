@@ -23,7 +23,7 @@ from diptych.data.image import (
     smallest_side,
     square_into,
 )
-from diptych.data.members import is_picture
+from diptych.data.members import COUNTED, is_picture
 from diptych.data.order import uniforms
 from diptych.data.plan import Drawn
 from diptych.data.sample import Sample
@@ -250,7 +250,7 @@ class SampleReader:
         return {
             kind: [e if kinds[s] == kind else None for e, s in zip(piece.entries, sources, strict=True)]
             for kind in dict.fromkeys(kinds)
-            if kind != "samples"
+            if kind in COUNTED
         }
 
 
@@ -367,7 +367,8 @@ class _Source:
                 problem = error
         if not captions and self._needs_text:
             raise problem or DataError("it has no caption")
-        entry = None if self.selection.kind == "samples" else sample.meta[self.selection.kind][0]
+        kind = self.selection.kind
+        entry = sample.meta[kind][0] if kind in COUNTED else None
         return Texts(sample.key, match_number(sample), tuple(captions), entry)
 
 

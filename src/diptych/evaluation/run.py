@@ -11,6 +11,7 @@ from typing import Any
 from diptych.blocks.collective import ALONE, World
 from diptych.config.layers import resolve
 from diptych.data.batch import Batch
+from diptych.data.config import EVALUATED_AS
 from diptych.data.examples import Examples, expand
 from diptych.data.index import Selection, ShardDataset
 from diptych.data.loader import evaluation_batches
@@ -115,7 +116,7 @@ def open_data(config: RunConfig, task: Task, world: World = ALONE) -> EvalData:
         ConfigError: neither `evaluate.path` nor `data.path` is set.
         DataError: no dataset there, an unknown split or column, or nothing selected.
     """
-    settings, kind = config.evaluate, config.data.examples
+    settings, kind = config.evaluate, EVALUATED_AS.get(config.data.examples, config.data.examples)
     path = settings.path or config.data.path
     if not path:
         raise ConfigError("evaluate.path: no dataset to evaluate on; set evaluate.path to a prepared dataset")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from diptych.config.layers import resolve
-from diptych.data.config import TextConfig
+from diptych.data.config import EVALUATED_AS, TextConfig
 from diptych.data.index import Selection
 from diptych.data.sources import source_configs
 from diptych.data.text import Tokenizer, clean
@@ -204,7 +204,7 @@ def _check_examples(config: RunConfig) -> None:
         for entry in (of_label[label] for label in labels):
             needed = look_up(TASKS, entry.name, "task").examples
             found = source.examples or config.data.examples
-            if found != needed:
+            if EVALUATED_AS.get(found, found) != needed:
                 key = f"data.sources.{name}.examples" if config.data.sources else "data.examples"
                 raise ConfigError(
                     f"{key} = {found}, but task {entry.name} is about {needed}; set {key}={needed}"
