@@ -441,6 +441,14 @@ def test_evaluation_counts_what_it_leaves_out(spoilt: Callable[..., Selection]) 
         list(evaluation_batches(bad, settings(), 7))
 
 
+def test_a_part_without_a_usable_sample_is_counted(spoilt: Callable[..., Selection]) -> None:
+    bad, config = spoilt(dict.fromkeys(range(SIZE), b"")), settings(loader={"on_error": "count"})
+    (batch,) = evaluation_batches(bad, config, 7, part=True)
+    assert (len(batch), batch.skipped) == (0, {"unreadable picture": SIZE})
+    with pytest.raises(DataError, match="none of the"):
+        list(evaluation_batches(bad, config, 7))
+
+
 def test_cleaning_and_word_limit(spoilt: Callable[..., Selection], tokenizer: Tokenizer) -> None:
     odd = spoilt(captions={0: ["...", "A red-cat, please."]})
     config = settings(text={"clean": "caption", "max_words": 3})

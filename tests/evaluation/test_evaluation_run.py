@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.ranks import run_ranks
 
+from diptych.blocks.collective import World
 from diptych.cli.main import run
 from diptych.data.text import Tokenizer
 from diptych.errors import CheckpointError, ConfigError, DataError, RunError
@@ -181,6 +183,29 @@ def test_command_reports_one_line(export: Path, capsys: pytest.CaptureFixture[st
     captured = capsys.readouterr()
     assert captured.err.startswith("error: optim.lr=1: decided when the model was trained")
     assert captured.err.count("\n") == 1
+
+
+def evaluated(world: World, export: Path, settings: list[str]) -> str:
+    """Evaluate as one of the ranks."""
+    return str(evaluate(export, settings))
+
+
+@pytest.mark.slow
+def test_a_rank_whose_pictures_are_all_damaged_only_counts_them(tmp_path: Path, export: Path) -> None:
+    path = tmp_path / "half.tar"
+    with tarfile.open(path, "w") as tar:
+        for i, word in enumerate(WORDS[:4]):
+            data = io.BytesIO()
+            Image.new("RGB", (16, 16), (60 * i, 0, 0)).save(data, "PNG")
+            add(tar, f"p{i}.png", data.getvalue() if i < 2 else b"\x89PNG\r\n\x1a\n" + bytes(40))
+            add(tar, f"p{i}.txt", word.encode())
+    settings = [f"evaluate.path={path}", "evaluate.device=cpu", "evaluate.split=null"]
+    expected = read_metrics(evaluate(export, settings))
+    folders = run_ranks(evaluated, export, settings)
+    assert folders == [str(export / "eval" / "retrieval_half_all")] * 2
+    found = read_metrics(Path(folders[0]))
+    assert (found["images"], found["skipped"]) == (2, {"unreadable picture": 2})
+    assert {**found, "cpu_seconds": 0} == {**expected, "cpu_seconds": 0}
 
 
 @pytest.mark.slow

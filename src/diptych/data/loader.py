@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from diptych.data.batch import Batch
 from diptych.data.config import DataConfig
@@ -315,7 +316,12 @@ def _named(
 
 
 def evaluation_batches(
-    selection: "Selection", config: DataConfig, batch_size: int, tokenizer: Tokenizer | None = None
+    selection: "Selection",
+    config: DataConfig,
+    batch_size: int,
+    tokenizer: Tokenizer | None = None,
+    *,
+    part: bool = False,
 ) -> Iterator[Batch]:
     """Yield every sample once, in the order of the index, with all captions and without random changes.
 
@@ -324,8 +330,16 @@ def evaluation_batches(
     counted in `skipped`, as `config.loader.on_error` says: batches may be smaller than `batch_size`, but are
     never empty.
 
+    Args:
+        selection: what to read.
+        config: how.
+        batch_size: samples of a batch.
+        tokenizer: None: no tokens.
+        part: it is a rank's part of a selection. If none of it can be used there is one batch without samples
+            (and without tensors), which counts them.
+
     Raises:
-        DataError: a sample cannot be used and `on_error` is `raise`, or none can.
+        DataError: a sample cannot be used and `on_error` is `raise`; or none can, and it is no `part`.
     """
     reader = SampleReader([selection], config, tokenizer, seed=0, training=False)
     held: Batch | None = None
@@ -347,6 +361,9 @@ def evaluation_batches(
         images = None if room is None else room[: len(piece.keys)]
         held = reader.batch(drawn, piece, images, dict(pending))
         pending.clear()
+    if held is None and part:
+        none = torch.empty(0, dtype=torch.int64)
+        held = Batch(keys=[], positions=none, match_ids=none, captions=[])
     if held is None:
         raise DataError(f"none of the {len(selection)} selected samples can be used: {first}")
     yield replace(held, skipped=dict(Counter(held.skipped) + pending))

@@ -134,7 +134,7 @@ def open_data(config: RunConfig, task: Task, world: World = ALONE) -> EvalData:
             dataset=dataset.name,
             split=settings.split or "all",
             size=len(rows),
-            batches=lambda: _batches(rows, config, task),
+            batches=lambda: _batches(rows, config, task, part=world.size > 1),
             max_tokens=config.data.text.max_tokens,
             **more,
         )
@@ -147,10 +147,9 @@ def open_data(config: RunConfig, task: Task, world: World = ALONE) -> EvalData:
     return opened(expand(selection, kind), world=world, part=opened(own))
 
 
-def _batches(selection: Selection, config: RunConfig, task: Task) -> Iterator[Batch]:
-    if not len(selection):  # more ranks than samples
-        return iter(())
-    return evaluation_batches(selection, config.data, config.evaluate.batch_size, task.tokenizer)
+def _batches(selection: Selection, config: RunConfig, task: Task, *, part: bool) -> Iterator[Batch]:
+    size = config.evaluate.batch_size
+    return evaluation_batches(selection, config.data, size, task.tokenizer, part=part)
 
 
 def step_of(weights: Path) -> int:

@@ -49,7 +49,7 @@ def evaluate_nlvr(task: "NlvrTask", data: EvalData, progress: Callable[[str, int
     try:
         for batch in data.mine.batches():
             skipped.update(batch.skipped)
-            rows += _judged(task, batch)
+            rows += _judged(task, batch) if len(batch) else []
             progress("statements", len(rows) + sum(skipped.values()), data.mine.size)
         layers = routing_layers(task.model, data.world)
     finally:

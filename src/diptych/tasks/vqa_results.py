@@ -39,7 +39,7 @@ def evaluate_vqa(task: "VqaTask", data: EvalData, progress: Callable[[str, int, 
     try:
         for batch in data.mine.batches():
             skipped.update(batch.skipped)
-            rows += _answered(task, batch)
+            rows += _answered(task, batch) if len(batch) else []
             progress("questions", len(rows) + sum(skipped.values()), data.mine.size)
         layers = routing_layers(task.model, data.world)
     finally:
@@ -65,7 +65,7 @@ def _answered(task: "VqaTask", batch: Batch) -> list[dict[str, Any]]:
     """Return the rows of a batch."""
     from diptych.tasks.vqa import questions_of
 
-    scores = task.logits(batch.to(task.device)).sigmoid().cpu()
+    scores = task.probabilities(task.logits(batch.to(task.device))).cpu()
     if not scores.isfinite().all():
         raise RunError(
             "scores of answers are not finite: the weights of this model are damaged or its training diverged"
