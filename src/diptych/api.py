@@ -230,7 +230,7 @@ class LoadedModel:
 
         def score(chunk: list[tuple[int, str]]) -> Tensor:
             images = self._squares(seen, [row for row, _ in chunk])
-            return task.logits(self._batch_of(images, [text for _, text in chunk])).sigmoid()
+            return task.probabilities(task.logits(self._batch_of(images, [text for _, text in chunk])))
 
         scores = self._each(score, list(zip(rows, read, strict=True)))
         best = scores.topk(min(top, len(task.answers)), dim=1) if len(scores) else None

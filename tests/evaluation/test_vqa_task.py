@@ -90,6 +90,23 @@ def test_loss_is_the_published_one(tokenizer: Tokenizer) -> None:
     assert result.metrics["accuracy"].item() == pytest.approx(right.item())
 
 
+def test_answers_that_compete(tokenizer: Tokenizer) -> None:
+    task, batch = make(tokenizer, loss="softmax"), make_batch(tokenizer, ENTRIES)
+    result = step(task, batch)
+    with torch.no_grad():
+        logits = task.logits(batch)
+    # One right answer each, but 3 : 5 for the third question; the last one does not count.
+    shares = torch.tensor([[1, 0, 0, 0], [0, 0, 1, 0], [0, 0.375, 0, 0.625]])
+    expected = F.cross_entropy(logits[:3], shares)
+    assert result.total.item() == pytest.approx(expected.item(), rel=1e-6)
+    torch.testing.assert_close(task.probabilities(logits).sum(1), torch.ones(4))
+    torch.testing.assert_close(make(tokenizer).probabilities(logits), logits.sigmoid())
+
+
+def test_answers_start_as_improbable_as_asked(tokenizer: Tokenizer) -> None:
+    assert make(tokenizer, answer_bias=-2.5).vqa.classifier.bias.tolist() == [-2.5] * 4
+
+
 def test_routing_loss_is_reported_or_trained(tokenizer: Tokenizer) -> None:
     batch = make_batch(tokenizer, ENTRIES)
     told, trained = (

@@ -48,6 +48,16 @@ def answer_loss(logits: Tensor, targets: Tensor, counted: Tensor, world: World =
     return world.mean(terms.masked_fill(~counted, 0.0).sum(), counted.sum())
 
 
+def competing_answer_loss(logits: Tensor, targets: Tensor, counted: Tensor, world: World = ALONE) -> Tensor:
+    """Return the cross-entropy of targets that are scaled to add up to 1, as a mean over the counted samples.
+
+    Args and sharing as `answer_loss`.
+    """
+    shares = targets.float() / targets.float().sum(1, keepdim=True).clamp(min=1e-6)
+    terms = -(shares * logits.float().log_softmax(1)).sum(1)
+    return world.mean(terms.masked_fill(~counted, 0.0).sum(), counted.sum())
+
+
 def class_loss(logits: Tensor, labels: Tensor, world: World = ALONE) -> Tensor:
     """Return the mean cross-entropy of logits [B, C] and labels [B] int64 (scalar); as `answer_loss`."""
     return world.mean(F.cross_entropy(logits.float(), labels, reduction="sum"), len(labels))

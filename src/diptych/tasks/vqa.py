@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.data.batch import Batch
 from diptych.data.text import Tokenizer
 from diptych.errors import UsageError
-from diptych.objectives.answers import AnswerHead, answer_loss
+from diptych.objectives.answers import AnswerHead, answer_loss, competing_answer_loss
 from diptych.systems.protocol import Fused, VisionLanguageModel
 from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, Task, TaskConfig
 from diptych.tasks.fused import embed_pictures, visible_text
@@ -42,6 +42,7 @@ class VqaTask(Task):
         super().__init__(model, config, tokenizer)
         self.answers = Answers(answers)
         self.vqa = AnswerHead(model.width, 2 * model.width, len(self.answers))
+        nn.init.constant_(self.vqa.classifier.bias, config.answer_bias)
 
     @classmethod
     def needs(cls, config: TaskConfig) -> frozenset[str]:
@@ -107,6 +108,10 @@ class VqaTask(Task):
         scores: Tensor = self.vqa(self.fuse(batch).pooled)
         return scores
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Turn logits [B, A] into how right each answer is, 0 to 1, as the loss takes them."""
+        return logits.softmax(1) if self.config.loss == "softmax" else logits.sigmoid()
+
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return soft targets [B, A] and which questions count [B] bool: those with an answer in the list."""
         targets = self.answers.targets(questions_of(batch)).to(self.device, non_blocking=True)
@@ -121,7 +126,8 @@ class VqaTask(Task):
         targets, counted = self.targets(batch)
         fused = self.fuse(batch)
         logits = self.vqa(fused.pooled)
-        parts = {"vqa": answer_loss(logits, targets, counted, world)}
+        compute = competing_answer_loss if self.config.loss == "softmax" else answer_loss
+        parts = {"vqa": compute(logits, targets, counted, world)}
         chosen = targets.gather(1, logits.detach().argmax(1, keepdim=True))[:, 0]
         metrics = {
             "accuracy": world.mean(chosen.masked_fill(~counted, 0.0).sum(), counted.sum()),

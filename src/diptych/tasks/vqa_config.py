@@ -17,6 +17,16 @@ class VqaConfig(TaskConfig):
         "else those that the dataset names, else the most frequent of the training data.",
     )
     answer_count: int = Field(3128, ge=1, description="Answers that `auto` takes from training data at most.")
+    answer_bias: float = Field(
+        0.0,
+        description="Start of the answers' biases (published: 0). A value such as -5 spares a short "
+        "training the steps in which it only learns that most answers are wrong.",
+    )
+    loss: Literal["binary", "softmax"] = Field(
+        "binary",
+        description="binary (published): every answer is right or wrong by itself; softmax (ours): they "
+        "compete.",
+    )
     gate_weight: float = Field(0.001, ge=0, description="Weight of the routing balance loss.")
     add_gate_loss: bool = Field(
         False, description="Train the routing balance loss too; the published code only reports it."
