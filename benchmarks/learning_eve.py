@@ -1,0 +1,210 @@
+"""What tiny EVE learns on emoji scenes: questions and pairs of pictures, controls, ablations, several seeds.
+
+    python benchmarks/learning_eve.py --seeds 0 1 2 --out runs/learning-eve [--parts vqa nlvr ablations]
+
+Every run has a budget of CPU seconds and one thread. Finished runs are read, interrupted ones go on; with
+`--report` nothing is trained, and the table shows what is there. Figures of `docs/results.md` come from here.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diptych.data.examples import TEXT, all_entries
+from diptych.data.index import ShardDataset
+from diptych.data.prepare import load_card, prepare
+from diptych.data.selection import Selection
+from diptych.data.text import Tokenizer, clean_caption
+from diptych.demo.job import is_finished, read_json, trained_cpu_seconds
+from diptych.evaluation.run import evaluate
+from diptych.train.config import resolve_run
+from diptych.train.engine import train
+
+SCENES = {"size": "10000", "resolution": "72", "style": "noto"}
+"""Options of the card `emoji-scenes`."""
+VOCABULARY = 1600
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run."""
+
+    part: str
+    name: str
+    label: str
+    recipe: str
+    cpu_seconds: float
+    settings: tuple[str, ...] = ()
+    starts_from: str | None = None
+    """Name of the run whose weights it starts from."""
+    scored: bool = True
+    """Whether the table shows it."""
+
+
+PRETRAIN = "eve/pretrain/scenes_tiny"
+VQA = "eve/finetune/vqa_scenes_tiny"
+NLVR = "eve/finetune/nlvr_scenes_tiny"
+FIRST = Run("start", "pretrain", "pre-training", PRETRAIN, 30, scored=False)
+
+
+def controlled(part: str, recipe: str, seconds: float, start: str) -> list[Run]:
+    """Return a task's run and its two controls, equal in everything else."""
+    seen = {"none": "everything", "image": "text only", "text": "picture only"}
+    return [
+        Run(part, f"{part}-{blind}", label, recipe, seconds, (f"task.blind={blind}",), start)
+        for blind, label in seen.items()
+    ]
+
+
+def ablated(name: str, label: str, system: Sequence[str], objectives: Sequence[str] = ()) -> list[Run]:
+    """Return a variant: pre-training and questions, both with its settings of the system."""
+    start = f"pretrain-{name}"
+    return [
+        Run("start", start, label, PRETRAIN, FIRST.cpu_seconds, (*system, *objectives), scored=False),
+        Run("ablations", f"vqa-{name}", label, VQA, VQA_SECONDS, tuple(system), start),
+    ]
+
+
+VQA_SECONDS, NLVR_SECONDS = 50.0, 45.0
+NO_EXPERTS = "system.moe_layers=[]"
+RUNS = [
+    FIRST,
+    *controlled("vqa", VQA, VQA_SECONDS, FIRST.name),
+    *controlled("nlvr", NLVR, NLVR_SECONDS, "vqa-none"),
+    *ablated("shared", "no experts, one network for both", [NO_EXPERTS, "system.lower_ffn=shared"]),
+    *ablated("separate", "no experts, a network for each modality", [NO_EXPERTS]),
+    *ablated("unrouted", "experts that are not told the modality", ["system.router.modality=false"]),
+    *ablated("masked", "pre-training: masked words and patches only", [], ["task.itc_weight=0"]),
+    *ablated(
+        "contrast",
+        "pre-training: contrast and matching only",
+        [],
+        ["task.mlm_weight=0", "task.mim_weight=0", "task.masked_batch=1", "task.itm_weight=1"],
+    ),
+    Run("ablations", "vqa-scratch", "no pre-training", VQA, VQA_SECONDS, ("init_from.path=",)),
+]
+
+
+def main() -> None:
+    """Run, print the table, and write the figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("settings", nargs="*", help="key=value settings for all runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--parts", nargs="+", choices=["vqa", "nlvr", "ablations"], default=["vqa", "nlvr"])
+    parser.add_argument("--runs", nargs="+", choices=[run.name for run in RUNS], help="these runs only")
+    parser.add_argument("--out", type=Path, default=Path("runs/learning-eve"))
+    parser.add_argument("--report", action="store_true", help="train nothing, show what is there")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+
+    names = options.runs or [run.name for run in RUNS if run.part in options.parts]
+    chosen = with_starts(names)
+    if not options.report:
+        data = scenes(options.out)
+        settings = [f"data.text.tokenizer={vocabulary(options.out, data)}", *options.settings]
+        for seed in options.seeds:
+            for run in chosen:
+                perform(run, options.out / f"seed{seed}", data, seed, settings)
+    rows = [row for run in chosen if run.scored if (row := result(run, options.out, options.seeds))]
+    show(rows)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+def with_starts(names: Sequence[str]) -> list[Run]:
+    """Return the named runs, each behind the one it starts from."""
+    by_name = {run.name: run for run in RUNS}
+    needed = set(names)
+    for name in names:
+        while (start := by_name[name].starts_from) is not None:
+            needed.add(name := start)
+    return [run for run in RUNS if run.name in needed]
+
+
+def scenes(out: Path) -> Path:
+    """Prepare the scenes unless they are there, and return their folder."""
+    data = out / "data" / "emoji-scenes"
+    if not (data / "dataset.json").exists():
+        prepare(load_card("emoji-scenes"), None, data, options=SCENES, shard_size=5000, progress=None)
+    return data
+
+
+def vocabulary(out: Path, data: Path) -> Path:
+    """Train a tokenizer on the captions, questions and statements of the training split, unless it is there.
+
+    All runs share it: one of the captions alone would cut the words of questions into letters.
+    """
+    folder = out / "tokenizer"
+    if not (folder / "tokenizer.json").exists():
+        training = ShardDataset.open(data).select("train")
+        Tokenizer.train(map(clean_caption, texts(training)), VOCABULARY).save(folder)
+    return folder
+
+
+def texts(samples: Selection) -> Iterator[str]:
+    """Yield every text of some samples."""
+    for i in range(len(samples)):
+        yield from samples.read(i).captions
+    for kind, field in TEXT.items():
+        for entries in all_entries(samples, kind):
+            yield from (entry[field] for entry in entries)
+
+
+def perform(run: Run, folder: Path, data: Path, seed: int, settings: Sequence[str]) -> None:
+    """Train a run and evaluate it, each unless that is done."""
+    path = folder / run.name
+    if not is_finished(path):
+        print(f"{path}: {run.label}", flush=True)
+        start = [f"init_from.path={folder / run.starts_from}"] if run.starts_from else []
+        budget = [f"train.cpu_seconds={run.cpu_seconds}", "train.threads=1", "train.device=cpu"]
+        common = [f"data.path={data}", f"seed={seed}", *budget, *start]
+        train(resolve_run(run.recipe, [*common, *run.settings, *settings]), path)
+    if run.scored and found(path) is None:
+        evaluate(path, ["evaluate.threads=1", "evaluate.device=cpu"])
+
+
+def found(path: Path) -> dict[str, Any] | None:
+    """Return the evaluation of a run, if there is one."""
+    files = sorted(path.glob("eval/*_test/metrics.json"))
+    return read_json(files[0]) if files else None
+
+
+def result(run: Run, out: Path, seeds: Sequence[int]) -> dict[str, Any] | None:
+    """Return the figures of a run over the seeds that are there, None without any."""
+    paths = {seed: out / f"seed{seed}" / run.name for seed in seeds}
+    scores = {seed: score for seed, path in paths.items() if (score := found(path)) is not None}
+    if not scores:
+        return None
+    metrics = list(scores.values())
+    return {
+        "name": f"{run.part} {run.name} accuracy",
+        "label": run.label,
+        "value": statistics.mean(m["accuracy"] for m in metrics),
+        "unit": "share of questions" if run.recipe == VQA else "share of statements",
+        "seeds": {seed: score["accuracy"] for seed, score in scores.items()},
+        "kinds": {
+            kind: statistics.mean(m["kinds"][kind]["accuracy"] for m in metrics)
+            for kind in metrics[0]["kinds"]
+        },
+        "chance": metrics[0]["chance"],
+        "cpu_seconds": statistics.mean(trained_cpu_seconds(paths[seed]) for seed in scores),
+    }
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the table: accuracy, each seed's, by kind, and chance."""
+    for row in rows:
+        each = " ".join(f"{seed}:{value:.3f}" for seed, value in row["seeds"].items())
+        print(f"{row['name']:34} {row['value']:.3f}  ({each})  {row['cpu_seconds']:.0f} s  {row['label']}")
+        print(f"{'':34} {'  '.join(f'{kind} {value:.3f}' for kind, value in row['kinds'].items())}")
+        print(f"{'':34} {'  '.join(f'{kind} {value:.3f}' for kind, value in row['chance'].items())}")
+
+
+if __name__ == "__main__":
+    main()
