@@ -72,7 +72,7 @@ def test_what_the_tasks_do_differently() -> None:
     assert retrieval.task.model_dump()["eval_final_norm"] is False
     words = [(c.data.text.clean, c.data.text.max_words) for c in (retrieval, vqa, nlvr)]
     assert words == [("caption", 30), ("question", 30), ("caption", 40)]
-    assert [c.data.examples for c in (retrieval, vqa, nlvr)] == ["samples", "questions", "statements"]
+    assert [c.data.examples for c in (retrieval, vqa, nlvr)] == ["captions", "questions", "statements"]
     augment = [(c.data.augment.randaugment_ops, c.data.augment.randaugment_level) for c in (vqa, nlvr)]
     assert augment == [(2, 7.0), (2, 7.0)]
     assert retrieval.data.augment.randaugment_ops == 0
