@@ -174,6 +174,7 @@ def test_command_prints_a_table(export: Path, pictures: Path, capsys: pytest.Cap
     lines = [line.split() for line in out.splitlines()]
     assert ["chance", "picture", "→", "text", "16.67", "83.33", "100.00", "3"] in lines
     assert any(line[:1] == ["reranked"] for line in lines)
+    assert "candidates: 3 texts of each picture hold a right one for" in " ".join(out.split())
     assert "left out: 1 " in out
     assert f"written to {export / 'eval' / 'retrieval_toy_all'}" in out
 

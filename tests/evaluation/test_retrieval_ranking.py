@@ -295,6 +295,12 @@ def test_a_diverged_model_is_reported(make_task: MakeTask, make_data: MakeData) 
         task.itc.text.weight.fill_(float("nan"))
     with pytest.raises(RunError, match=r"63 of 63 similarities are not finite"):
         evaluate(task, make_data(CAPTIONS, MATCH_IDS))
+    task = make_task()
+    assert task.itm is not None
+    with torch.no_grad():
+        task.itm.classifier.bias.fill_(float("nan"))
+    with pytest.raises(RunError, match=r"matching scores are not finite"):
+        evaluate(task, make_data(CAPTIONS, MATCH_IDS))
 
 
 class TwoMeans(VisionLanguageModel):

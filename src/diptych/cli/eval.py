@@ -46,12 +46,23 @@ def evaluate(
     out = console()
     if "scores" in metrics:
         out.print(score_table(metrics))
+    if metrics.get("candidates"):
+        out.print(candidate_line(metrics["candidates"]))
     elif "accuracy" in metrics:
         out.print(accuracy_table(metrics))
     if any((metrics.get("skipped") or {}).values()):
         left_out = ", ".join(f"{count} {cause}" for cause, count in metrics["skipped"].items())
         out.print(f"left out: {left_out}")
     out.print(f"written to {folder}")
+
+
+def candidate_line(candidates: Mapping[str, Any]) -> str:
+    """Say how often the candidates that were scored again hold a right answer."""
+    return (
+        f"candidates: {candidates['k_texts']} texts of each picture hold a right one for "
+        f"{100 * candidates['image_to_text_recall']:.2f} % of the pictures, {candidates['k_images']} pictures "
+        f"of each text for {100 * candidates['text_to_image_recall']:.2f} % of the texts"
+    )
 
 
 class Report(Protocol):

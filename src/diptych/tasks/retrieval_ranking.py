@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diptych.blocks.collective import ALONE, World
+from diptych.errors import RunError
 from diptych.metrics.retrieval import Cut, Floats, Ints, top_cut
 from diptych.systems.task import EvalData, Evaluation
 from diptych.tasks.retrieval_encoding import (
@@ -47,7 +48,7 @@ def evaluate_retrieval(task: "RetrievalTask", data: EvalData, progress: Progress
 
     Raises:
         DataError: the split has no readable picture or no caption.
-        RunError: the similarities are not finite (the model diverged).
+        RunError: similarities or matching scores are not finite (the model diverged).
     """
     started, world = time.process_time(), data.world
     training = task.training
@@ -198,6 +199,11 @@ class _Scorer:
         self.done += len(text)
         self.progress("re-ranking", self.done, self.total)
         result: Floats = score.cpu().numpy()
+        if not np.isfinite(result).all():
+            raise RunError(
+                "matching scores are not finite: the weights of this model are damaged or its training "
+                "diverged"
+            )
         if config.rerank_score == "sum":
             result = config.rerank_weight * result + self.scale * similarity
         return result
