@@ -60,8 +60,8 @@ def candidate_line(candidates: Mapping[str, Any]) -> str:
     """Say how often the candidates that were scored again hold a right answer."""
     pictures, texts = (100 * candidates[f"{d}_recall"] for d in ("image_to_text", "text_to_image"))
     return (
-        f"candidates: {candidates['k_texts']} texts of each picture hold a right one for {pictures:.2f} % of the "
-        f"pictures, {candidates['k_images']} pictures of each text for {texts:.2f} % of the texts"
+        f"candidates: {candidates['k_texts']} texts of each picture hold a right one for {pictures:.2f} % of "
+        f"the pictures, {candidates['k_images']} pictures of each text for {texts:.2f} % of the texts"
     )
 
 
