@@ -26,8 +26,7 @@ class FeedForward(nn.Module):
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
             tokens = x.reshape(-1, x.shape[-1])
             first, second = self.fc1, self.fc2
-            weights = (first.weight, first.bias, second.weight, second.bias)
-            alone = Weights(*(weight[None] for weight in weights))
+            alone = Weights(first.weight[None], first.bias[None], second.weight[None], second.bias[None])
             return apply_experts(tokens, Rows((len(tokens),)), alone, self.activation).view(x.shape)
         out: Tensor = self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
         return out

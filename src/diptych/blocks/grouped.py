@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from diptych.blocks.activations import ACTIVATIONS, KERNELS, Activation
+from diptych.blocks.spare import SpareMemory
 
 PIECE = 1024
 """Rows that are worked on at a time, so that what lies between two products is still in the cache."""
@@ -32,6 +33,8 @@ class Weights:
     """[E, D, H]."""
     fc2_bias: Tensor
     """[E, D]."""
+    spare: tuple[SpareMemory, SpareMemory] | None = None
+    """Memory for gradients of `fc1` and of `fc2`; None: made afresh."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ def apply_experts(x: Tensor, rows: Rows, weights: Weights, activation: Activatio
     if _has_kernel(x, dtype, weights):
         return by_grouped_kernel(x, rows, weights, activation, dtype)
     w = weights
-    settings = rows.counts, activation, dtype, torch.is_grad_enabled()
+    spare = w.spare or (SpareMemory(), SpareMemory())
+    settings = rows.counts, activation, dtype, torch.is_grad_enabled(), spare
     out: Tensor = _Experts.apply(  # type: ignore[no-untyped-call]
         x, rows.tokens, rows.shares, w.fc1, w.fc1_bias, w.fc2, w.fc2_bias, settings
     )
@@ -116,9 +120,9 @@ class _Experts(torch.autograd.Function):
         fc1_bias: Tensor,
         fc2: Tensor,
         fc2_bias: Tensor,
-        settings: tuple[Sequence[int], Activation, torch.dtype, bool],
+        settings: tuple[Sequence[int], Activation, torch.dtype, bool, tuple[SpareMemory, SpareMemory]],
     ) -> Tensor:
-        counts, activation, dtype, learns = settings
+        counts, activation, dtype, learns, ctx.spare = settings
         kernel, hidden, largest = KERNELS[activation], fc1.shape[1], _largest(counts)
         z = x.new_empty(sum(counts) if learns else largest, hidden, dtype=dtype)
         room = z.new_empty(largest, hidden)
@@ -144,7 +148,8 @@ class _Experts(torch.autograd.Function):
         start = torch.empty_like if tokens is None else torch.zeros_like
         grad_x = start(x) if ctx.needs_input_grad[0] else None
         grad_shares = torch.empty_like(shares) if ctx.needs_input_grad[2] else None
-        sums = _WeightGradients(fc1, fc2, ctx.counts, dtype) if any(ctx.needs_input_grad[3:7]) else None
+        learned = any(ctx.needs_input_grad[3:7])
+        sums = _WeightGradients(fc1, fc2, ctx.counts, dtype, ctx.spare) if learned else None
         room = z.new_empty(3, _largest(ctx.counts), z.shape[1])
         for piece in _pieces(ctx.counts):
             if piece.first:
@@ -172,8 +177,15 @@ class _Experts(torch.autograd.Function):
 class _WeightGradients:
     """Gradients of the weights, in the weights' own type."""
 
-    def __init__(self, fc1: Tensor, fc2: Tensor, counts: Sequence[int], dtype: torch.dtype) -> None:
-        self.fc1, self.fc2 = torch.empty_like(fc1), torch.empty_like(fc2)
+    def __init__(
+        self,
+        fc1: Tensor,
+        fc2: Tensor,
+        counts: Sequence[int],
+        dtype: torch.dtype,
+        spare: tuple[SpareMemory, SpareMemory],
+    ) -> None:
+        self.fc1, self.fc2 = spare[0].empty_like(fc1), spare[1].empty_like(fc2)
         self.fc1_bias, self.fc2_bias = (w.new_empty(w.shape[:2]) for w in (fc1, fc2))
         self.product = None if dtype == fc1.dtype else fc1.new_empty(fc1[0].numel(), dtype=dtype)
         """Room for a product that is in another type than the weights."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from diptych.blocks.activations import Activation
 from diptych.blocks.grouped import Rows, Weights, apply_experts
 from diptych.blocks.router import Router, RouterConfig
+from diptych.blocks.spare import SpareMemory
 
 Apply = Callable[[Tensor, list[int]], Tensor]
 """Rows [N, D] sorted by expert and the number of rows of each -> rows [N, D]."""
@@ -27,6 +28,7 @@ class Experts(nn.Module):
         self.fc2_weight = nn.Parameter(torch.empty(experts, width, hidden))
         self.fc2_bias = nn.Parameter(torch.zeros(experts, width))
         self.activation: Activation = activation
+        self.spare = (SpareMemory(), SpareMemory())
         self.elsewhere: Callable[[Apply, Tensor, list[int]], Tensor] | None = None
         """Brings rows to the ranks that hold their experts, and back (`expert_parallel`)."""
 
@@ -49,7 +51,7 @@ class Experts(nn.Module):
         return apply_experts(x, Rows(counts), self._weights(), self.activation)
 
     def _weights(self) -> Weights:
-        return Weights(self.fc1_weight, self.fc1_bias, self.fc2_weight, self.fc2_bias)
+        return Weights(self.fc1_weight, self.fc1_bias, self.fc2_weight, self.fc2_bias, self.spare)
 
 
 @dataclass(frozen=True)
