@@ -1,5 +1,6 @@
 """Batch norm over ranks is batch norm over the joined batch."""
 
+import pytest
 import torch
 from tests.ranks import run_ranks
 from torch import Tensor, nn
@@ -45,6 +46,7 @@ def on_a_rank(world: World) -> dict[str, Tensor]:
     return found | {name: world.sum(found[name]) for name in ("weight", "bias")}
 
 
+@pytest.mark.slow
 def test_three_ranks_equal_one_process() -> None:
     plain = normalise(prepared(nn.BatchNorm2d(5)), slice(None))
     ranks = run_ranks(on_a_rank, ranks=3)

@@ -13,6 +13,8 @@ from diptych.blocks.moe import Mixture
 from diptych.blocks.router import RouterConfig
 from diptych.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 WIDTH, EXPERTS = 6, 4
 ROWS = {2: (3, 2), 4: (1, 2, 0, 2)}
 """Samples of each rank, by the number of ranks; together always five."""

@@ -20,6 +20,8 @@ from diptych.blocks.moe import keep_eager
 from diptych.systems.eve.model import EveModel
 from diptych.systems.eve.system import SYSTEM
 
+pytestmark = pytest.mark.slow
+
 Wrapper = Literal["none", "ddp", "fsdp"]
 BATCH, STEPS = 4, 3
 

@@ -200,7 +200,7 @@ def test_bytes_are_resized_as_pillow_does(
         config = config.with_(resize="squash")
     wanted = np.asarray(make_square(image.convert("RGBA") if channels == 4 else image, config))
     difference = np.abs(batch[1].astype(int) - wanted)
-    # Both round after each of two passes; torch's weights have 16 bits and Pillow's 22, so that a value near a
+    # Both round after each of two passes; torch's weights have 16 bits, Pillow's 22, so that a value near a
     # half may round otherwise each time.
     assert difference.max() <= 2
     assert (difference > 1).mean() <= 0.001 + 1 / difference.size

@@ -89,6 +89,7 @@ def test_vocabulary_limit_holds() -> None:
     assert Tokenizer.train(TEXTS, 40).vocab_size == 40
 
 
+@pytest.mark.slow
 def test_training_is_the_same_in_every_process_and_order() -> None:
     program = (
         "import sys, json, hashlib\nfrom diptych.data.text import Tokenizer\n"

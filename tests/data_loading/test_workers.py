@@ -177,6 +177,7 @@ def test_a_forked_process_leaves_the_workers_alone(pool: Callable[..., Pool]) ->
     assert made_by(some, drawn(8))[0] == toy_read(drawn(8), None)
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     script = (
         "import os, time\n"
@@ -402,6 +403,7 @@ def test_a_plan_of_ones_own(sources: list[Selection]) -> None:
     assert loader.batches_per_epoch == 20 / 7
 
 
+@pytest.mark.slow
 def test_importing_the_loader_is_cheap() -> None:
     heavy = ("duckdb", "pyarrow", "matplotlib", "torchvision", "fsspec", "tensorboard", "jinja2", "aiohttp")
     script = (

@@ -265,6 +265,7 @@ def killed_everywhere(tmp_path: Path, steps: list[int]) -> None:
 LAST = 13 * 6 + 2 - 1
 
 
+@pytest.mark.slow
 def test_killed_at_some_steps_the_result_is_the_same(tmp_path: Path) -> None:
     """A shard without its part; a part before its rename; the index alone; after dataset.json."""
     killed_everywhere(tmp_path, [9, 26, 71, 76])

@@ -191,6 +191,7 @@ def test_an_unreachable_store_ends_a_run_whatever_on_error_says(server: Server, 
     loader.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_equal_those_of_the_local_dataset(
     server: Server, local: ShardDataset, config: RemoteConfig, workers: int

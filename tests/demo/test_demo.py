@@ -95,6 +95,7 @@ def test_cpu_seconds_come_from_the_last_row(tmp_path: Path) -> None:
     assert job.trained_cpu_seconds(tmp_path) == 3.5
 
 
+@pytest.mark.slow
 def test_a_failing_companion_says_why(tmp_path: Path) -> None:
     companion = Companion(
         "two_tower/pretrain/emoji_tiny", ["optim.lrr=1"], tmp_path / "run", tmp_path / "log"

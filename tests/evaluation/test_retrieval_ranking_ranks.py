@@ -11,6 +11,8 @@ from diptych.blocks.collective import ALONE, World
 from diptych.errors import DataError
 from diptych.systems.task import Evaluation
 
+pytestmark = pytest.mark.slow
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "pairs": {"k_texts": 4, "k_images": 2, "pair_batch": 4, "rerank_score": "sum"},
     "pixels": {"k_test": 3, "embedding_memory_mb": 0},

@@ -24,6 +24,8 @@ from diptych.data.batch import Batch
 from diptych.data.draws import Draws
 from diptych.systems.task import EvalData, StepContext, Task
 
+pytestmark = pytest.mark.slow
+
 ASKED = [*QUESTIONS, QUESTIONS[0]]
 SAID = [*STATEMENTS, STATEMENTS[0], STATEMENTS[2]]
 SPLIT = (3, 2)

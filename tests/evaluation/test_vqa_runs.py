@@ -114,6 +114,7 @@ def test_answers_carry_over_to_another_run(trained: Path, recipe: Path, tmp_path
     assert answers(path) == answers(trained)
 
 
+@pytest.mark.slow
 def test_statements(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "nlvr"
     settings = ["task.name=nlvr", "data.examples=statements"]
@@ -156,6 +157,7 @@ def test_two_towers_cannot_answer(recipe: Path, scenes: Path) -> None:
         check_config(resolve_run(towers, []).config)
 
 
+@pytest.mark.slow
 def test_several_tasks_with_answers_of_their_own(recipe: Path, tmp_path: Path) -> None:
     path = tmp_path / "multi"
     settings = [

@@ -1,15 +1,18 @@
-"""Exports: the model card, and tensors that share memory."""
+"""Exports: the model card, tensors that share memory, and building models to be filled from them."""
 
 from pathlib import Path
 
 import torch
 import yaml
+from published_layout import SMALL
 from safetensors.torch import load_file
 
 from diptych.data.text import Tokenizer
 from diptych.systems import SYSTEMS
+from diptych.systems.eve.model import EveModel
 from diptych.train.card import CARD, model_card
 from diptych.train.export import write_export
+from diptych.train.undrawn import Undrawn
 
 SETTINGS = {
     "name": "my run",
@@ -62,3 +65,24 @@ def test_tensors_that_share_memory_are_written_apart(tmp_path: Path) -> None:
     assert found.keys() == state.keys()
     for name, tensor in state.items():
         assert torch.equal(found[name], tensor), name
+
+
+def test_models_for_loading_draw_nothing() -> None:
+    layer = torch.nn.Linear(3, 4)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.fill_(5.0)
+    before = torch.random.get_rng_state()
+    with Undrawn():
+        layer.reset_parameters()
+        torch.nn.init.normal_(layer.weight)
+        torch.nn.init.normal_(tensor=layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+        fresh = EveModel(SMALL)
+    assert torch.equal(layer.weight, torch.full((4, 3), 5.0))
+    assert torch.equal(layer.bias, torch.zeros(4))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    fresh.load_state_dict({n: torch.ones_like(t) for n, t in fresh.state_dict().items()})
+    assert all((p == 1).all() for p in fresh.parameters())
+    torch.nn.init.normal_(layer.weight)
+    assert not torch.equal(layer.weight, torch.full((4, 3), 5.0))

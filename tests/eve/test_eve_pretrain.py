@@ -136,6 +136,7 @@ def test_targets_are_the_hidden_patches(tokenizer: Tokenizer) -> None:
     assert torch.equal(target[0], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [DROP, REPLACE], ids=["drop", "replace"])
 def test_losses_fall(tokenizer: Tokenizer, config: EvePretrainConfig) -> None:
     task, batch = make_task(tokenizer, config.with_(normalise_targets=False)), make_batch(tokenizer, 16)

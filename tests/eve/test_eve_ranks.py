@@ -27,6 +27,8 @@ from diptych.systems.task import StepContext, Task
 from diptych.tasks.retrieval import RetrievalTask
 from diptych.tasks.retrieval_config import RetrievalConfig
 
+pytestmark = pytest.mark.slow
+
 CAPTIONS = ("red cat", "blue dog", "green bird sings loud", "small red bird", "red cat", "old car", "dog")
 SPLIT = (3, 4)
 """Ranks hold unequal parts, padded to other lengths (2 and 4 words)."""

@@ -156,6 +156,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "export"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["coco", "vqa", "nlvr"])
 def test_recipes_train_and_evaluate_small(
     name: str, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -177,6 +178,7 @@ def test_recipes_train_and_evaluate_small(
     assert len(metrics) == 1
 
 
+@pytest.mark.slow
 def test_mixture_recipe_trains_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with ShardWriter(tmp_path / "shards", "toy", 10**6) as writer:

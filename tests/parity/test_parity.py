@@ -126,6 +126,7 @@ def test_comparisons_by_hand() -> None:
     assert not exact("n", 3, 4).ok(tolerances)
 
 
+@pytest.mark.slow
 def test_as_a_command() -> None:
     import subprocess
 

@@ -15,6 +15,8 @@ from diptych.errors import CheckpointError
 from diptych.train.checkpoint import Checkpoints, Snapshot
 from diptych.train.together import RankError, Together
 
+pytestmark = pytest.mark.slow
+
 ROWS = 7  # 4 on rank 0 and 3 on rank 1
 
 

@@ -69,6 +69,7 @@ def _norms_of_a_rank(world):
     return tensor_norms(given).tolist()
 
 
+@pytest.mark.slow
 def test_what_is_cut_over_ranks_counts_in_full_on_each():
     for norms in run_ranks(_norms_of_a_rank):
         assert norms == pytest.approx([13, 10, 5])

@@ -51,6 +51,7 @@ def test_rows_of_eve_have_every_figure(dataset, tmp_path):
         assert row["experts/max_share"] == max(row["experts"]["1"])
 
 
+@pytest.mark.slow
 def test_counting_changes_nothing_but_its_figures(dataset, tmp_path):
     counted = start(eve(dataset), tmp_path / "counted")
     plain = start(eve(dataset, train__count_flops=False), tmp_path / "plain")
@@ -58,6 +59,7 @@ def test_counting_changes_nothing_but_its_figures(dataset, tmp_path):
     assert not any("flops_per_second" in row or "flops_share" in row for row in plain)
 
 
+@pytest.mark.slow
 def test_a_profile_lies_in_the_run_directory(dataset, tmp_path):
     start(settings(dataset, train__steps=6, train__profile=2), tmp_path / "run")
     names = {path.name for path in (tmp_path / "run" / "profile" / "rank0").iterdir()}

@@ -11,6 +11,8 @@ from train_toy import exported, settings
 from diptych.train.config import resolve_run
 from diptych.train.engine import train
 
+pytestmark = pytest.mark.slow
+
 EVE = {
     "name": "eve",
     "image_size": 8,

@@ -22,6 +22,8 @@ from diptych.train.engine import train
 from diptych.train.parallel import chosen
 from diptych.train.ranks import ElsewhereError, exchange, joined, main_first, on_main
 
+pytestmark = pytest.mark.slow
+
 QUIET = {
     "task__jitter": 0.0,
     "data__augment": {},

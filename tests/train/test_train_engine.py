@@ -61,6 +61,7 @@ def test_every_step_depends_on_seed_and_step_only(dataset, tmp_path):
     assert not any(torch.equal(a[name], c[name]) for name in a if "norm" not in name)
 
 
+@pytest.mark.slow
 def test_interrupted_between_any_two_steps_it_ends_the_same(dataset, tmp_path, monkeypatch):
     """A crash in the middle of step k, for every k, then the same command again."""
     whole = tmp_path / "whole"

@@ -9,6 +9,8 @@ from diptych.systems import SYSTEMS
 from diptych.train import engine
 from diptych.train.config import resolve_run
 
+pytestmark = pytest.mark.slow
+
 
 def recipe_of(dataset, system, task):
     config = look_up(SYSTEMS, system, "system").toy_config()
