@@ -79,7 +79,7 @@ class _Watch(threading.Thread):
             self.highest = max(self.highest, resident())
 
     def stop(self) -> float:
-        """Return the peak above the start in MB."""
+        """Return the peak above the start in MB, at least a page."""
         self.done.set()
         self.join()
-        return (self.highest - self.before) / 1e6
+        return max(self.highest - self.before, 4096) / 1e6
