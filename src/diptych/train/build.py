@@ -19,6 +19,7 @@ from diptych.systems.task import Task
 from diptych.tasks import TASKS
 from diptych.train.config import RunConfig
 from diptych.train.export import FACTS, Weights, find_weights, read_facts, read_weights
+from diptych.train.undrawn import Undrawn
 
 TOKENIZER_TEXTS = 200_000
 """Samples whose captions train a tokenizer; larger selections are thinned out evenly."""
@@ -119,7 +120,8 @@ def load_task(path: str | Path) -> tuple[RunConfig, Task]:
         raise CheckpointError(
             f"{weights.folder}: the tokenizer is missing (looked for tokenizer/tokenizer.json)"
         )
-    task = build_task(config, Tokenizer.from_file(weights.tokenizer), weights.assets)
+    with Undrawn():  # all are filled from the file, or this fails
+        task = build_task(config, Tokenizer.from_file(weights.tokenizer), weights.assets)
     found = task.load_state_dict(weights.state, strict=False)
     if found.missing_keys or found.unexpected_keys:
         raise CheckpointError(

@@ -15,6 +15,7 @@ from diptych.systems.task import Task
 from diptych.train.build import build_task
 from diptych.train.config import RunConfig
 from diptych.train.export import find_weights, read_weights, write_export
+from diptych.train.undrawn import Undrawn
 
 CONVERTERS: dict[str, str] = {"eve": "diptych.systems.eve.published:CONVERTER"}
 """Systems with published checkpoints -> "module:object" of a `Converter`, imported on first use."""
@@ -119,7 +120,8 @@ def load_published(
             f"`diptych convert {system} {checkpoint} OUT`, then init_from.path=OUT"
         )
     config = resolve(RunConfig, found.settings).config
-    task = build_task(config, Tokenizer.from_file(tokenizer), assets)
+    with Undrawn():  # all are filled from the file, or this fails
+        task = build_task(config, Tokenizer.from_file(tokenizer), assets)
     own = task.state_dict()
     if own.keys() != found.state.keys():
         raise CheckpointError(
