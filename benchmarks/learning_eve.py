@@ -9,6 +9,8 @@ Every run has a budget of CPU seconds and one thread. Finished runs are read, in
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +22,6 @@ from diptych.data.prepare import load_card, prepare
 from diptych.data.selection import Selection
 from diptych.data.text import Tokenizer, clean_caption
 from diptych.demo.job import is_finished, read_json, trained_cpu_seconds
-from diptych.evaluation.run import evaluate
-from diptych.train.config import resolve_run
-from diptych.train.engine import train
 
 SCENES = {"size": "10000", "resolution": "72", "style": "noto"}
 """Options of the card `emoji-scenes`."""
@@ -69,7 +68,7 @@ def ablated(name: str, label: str, system: Sequence[str], objectives: Sequence[s
     ]
 
 
-VQA_SECONDS, NLVR_SECONDS = 50.0, 45.0
+VQA_SECONDS, NLVR_SECONDS = 50.0, 90.0
 NO_EXPERTS = "system.moe_layers=[]"
 RUNS = [
     FIRST,
@@ -164,9 +163,14 @@ def perform(run: Run, folder: Path, data: Path, seed: int, settings: Sequence[st
         start = [f"init_from.path={folder / run.starts_from}"] if run.starts_from else []
         budget = [f"train.cpu_seconds={run.cpu_seconds}", "train.threads=1", "train.device=cpu"]
         common = [f"data.path={data}", f"seed={seed}", *budget, *start]
-        train(resolve_run(run.recipe, [*common, *run.settings, *settings]), path)
+        diptych("train", run.recipe, *common, *run.settings, *settings, f"--run-dir={path}")
     if run.scored and found(path) is None:
-        evaluate(path, ["evaluate.threads=1", "evaluate.device=cpu"])
+        diptych("eval", str(path), "evaluate.threads=1", "evaluate.device=cpu")
+
+
+def diptych(*arguments: str) -> None:
+    """Run a command in a process of its own, so that no run has to do with another."""
+    subprocess.run([sys.executable, "-m", "diptych", *arguments], check=True)
 
 
 def found(path: Path) -> dict[str, Any] | None:
