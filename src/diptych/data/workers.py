@@ -6,6 +6,7 @@ workers there are. Pictures are written where the batch shows them; only texts g
 """
 
 import contextlib
+import ctypes
 import fcntl
 import gc
 import mmap
@@ -45,6 +46,8 @@ _LOOK_AFTER = 5000
 """Milliseconds after which an idle worker looks whether its parent is still there."""
 _PATIENCE = 5.0
 """Seconds that workers get to end."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _KEPT = -1, -3, 32 * 2**20
+"""Settings of `mallopt`, and the bytes from which on memory goes back to the system."""
 _RESULTS_ROOM = 2**20
 """Bytes of results that may wait for the loader, where the system allows."""
 
@@ -318,6 +321,7 @@ def _padded(size: int) -> int:
 def _work(read: Read, orders: int, results: Connection, memory: _Memory, parent: int) -> None:
     """Take pieces until there are no more, or nobody is left to want them."""
     torch.set_num_threads(1)
+    _keep_memory()
     # Collecting the parent's objects would copy their memory.
     gc.freeze()
     # A terminal's Ctrl-C and a scheduler's SIGTERM reach every process; the parent decides what happens and
@@ -340,6 +344,16 @@ def _work(read: Read, orders: int, results: Connection, memory: _Memory, parent:
             results.send_bytes(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
         except OSError:  # nobody listens any more
             return
+
+
+def _keep_memory() -> None:
+    """Have the C library keep what is freed: every picture needs buffers of about the same size again.
+
+    Giving them back to the system and asking anew would fault in their pages each time.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # C libraries other than GNU's
+        for setting in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+            ctypes.CDLL(None).mallopt(setting, _KEPT)
 
 
 def _answer(read: Read, memory: _Memory, ticket: int, slot: int, first: int, last: int) -> _Answer:
