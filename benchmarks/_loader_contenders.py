@@ -28,6 +28,8 @@ class Job(dict[str, Any]):
 
 def diptych(job: Job) -> Batches:
     """Yield what this project's loader makes."""
+    import torch
+
     from diptych.data.config import DataConfig
     from diptych.data.image import normalise
     from diptych.data.index import ShardDataset
@@ -37,6 +39,7 @@ def diptych(job: Job) -> Batches:
     class Spec:
         mean, std = MEAN, STD
 
+    torch.set_num_threads(1)  # as the peers: the workers have the cores
     loader = Loader(
         ShardDataset.open(job.corpus).select(),
         DataConfig.model_validate(_settings(job)),
