@@ -188,6 +188,7 @@ class Pool:
         for descriptor, _ in self._poll.poll():
             worker, connection = self._results[descriptor]
             try:
+                # Safe: an unnamed pipe from a process that this one has forked.
                 answer: _Answer = pickle.loads(connection.recv_bytes())
             except (EOFError, OSError) as error:
                 raise WorkerDiedError(

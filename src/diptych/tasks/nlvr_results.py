@@ -1,17 +1,13 @@
 """Evaluation of statements about two pictures: figures, predictions, and the file for a test server."""
 
-import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from diptych.data.batch import Batch
 from diptych.errors import DataError, RunError
 from diptych.metrics.accuracy import best_constant, best_constant_by_kind, by_kind, mean
 from diptych.systems.task import EvalData, Evaluation
-from diptych.tasks.routing import routing_layers
+from diptych.tasks.rows import collect_rows
 
 if TYPE_CHECKING:
     from diptych.tasks.nlvr import NlvrTask
@@ -32,7 +28,6 @@ def label_of(entry: Mapping[str, Any]) -> bool | None:
     return known[str(label).lower()]
 
 
-@torch.no_grad()
 def evaluate_nlvr(task: "NlvrTask", data: EvalData, progress: Callable[[str, int, int], None]) -> Evaluation:
     """Return accuracies over all statements and by kind, a row for each, and a submission file.
 
@@ -40,34 +35,17 @@ def evaluate_nlvr(task: "NlvrTask", data: EvalData, progress: Callable[[str, int
         DataError: the split has no statement.
         RunError: the scores are not finite (the model diverged).
     """
-    started = time.process_time()
-    training = task.training
-    task.eval()
-    task.model.reset_routing()
-    rows: list[dict[str, Any]] = []
-    skipped: Counter[str] = Counter()
-    try:
-        for batch in data.mine.batches():
-            skipped.update(batch.skipped)
-            rows += _judged(task, batch) if len(batch) else []
-            progress("statements", len(rows) + sum(skipped.values()), data.mine.size)
-        layers = routing_layers(task.model, data.world)
-    finally:
-        task.train(training)
-    rows = data.world.collect(rows)
-    skipped = Counter(data.world.collect(list(skipped.elements())))
-    if not rows:
-        raise DataError(f"{data.dataset}/{data.split}: no statement in this selection")
+    found = collect_rows(task, data, progress, "statement", lambda batch: _judged(task, batch))
     metrics = {
         "task": task.name,
         "dataset": data.dataset,
         "split": data.split,
-        "statements": len(rows),
-        "skipped": dict(skipped),
-        **figures(rows),
-        "cpu_seconds": round(sum(data.world.collect([time.process_time() - started])), 3),
+        "statements": len(found.rows),
+        "skipped": found.skipped,
+        **figures(found.rows),
+        "cpu_seconds": found.cpu_seconds,
     }
-    return Evaluation(metrics, rows, {"submission": submission(rows), **layers})
+    return Evaluation(metrics, found.rows, {"submission": submission(found.rows), **found.layers})
 
 
 def _judged(task: "NlvrTask", batch: Batch) -> list[dict[str, Any]]:

@@ -1,18 +1,15 @@
 """Evaluation of visual question answering: figures, predictions, and the file for a test server."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from diptych.data.batch import Batch
-from diptych.errors import DataError, RunError
+from diptych.errors import RunError
 from diptych.metrics.accuracy import best_constant, best_constant_by_kind, by_kind, mean
 from diptych.metrics.vqa import canonical_answer, entry_answers, vqa_accuracy
 from diptych.systems.task import EvalData, Evaluation
-from diptych.tasks.routing import routing_layers
+from diptych.tasks.rows import collect_rows
 
 if TYPE_CHECKING:
     from diptych.tasks.vqa import VqaTask
@@ -22,7 +19,6 @@ SHOWN = 5
 """Answers listed for each question in predictions.jsonl."""
 
 
-@torch.no_grad()
 def evaluate_vqa(task: "VqaTask", data: EvalData, progress: Callable[[str, int, int], None]) -> Evaluation:
     """Return accuracies over all questions and by kind, a row for each question, and a submission file.
 
@@ -30,35 +26,18 @@ def evaluate_vqa(task: "VqaTask", data: EvalData, progress: Callable[[str, int, 
         DataError: the split has no question.
         RunError: the scores are not finite (the model diverged).
     """
-    started = time.process_time()
-    training = task.training
-    task.eval()
-    task.model.reset_routing()
-    rows: list[dict[str, Any]] = []
-    skipped: Counter[str] = Counter()
-    try:
-        for batch in data.mine.batches():
-            skipped.update(batch.skipped)
-            rows += _answered(task, batch) if len(batch) else []
-            progress("questions", len(rows) + sum(skipped.values()), data.mine.size)
-        layers = routing_layers(task.model, data.world)
-    finally:
-        task.train(training)
-    rows = data.world.collect(rows)
-    skipped = Counter(data.world.collect(list(skipped.elements())))
-    if not rows:
-        raise DataError(f"{data.dataset}/{data.split}: no question in this selection")
+    found = collect_rows(task, data, progress, "question", lambda batch: _answered(task, batch))
     metrics = {
         "task": task.name,
         "dataset": data.dataset,
         "split": data.split,
-        "questions": len(rows),
-        "skipped": dict(skipped),
+        "questions": len(found.rows),
+        "skipped": found.skipped,
         "answers": len(task.answers),
-        **figures(rows, task.answers),
-        "cpu_seconds": round(sum(data.world.collect([time.process_time() - started])), 3),
+        **figures(found.rows, task.answers),
+        "cpu_seconds": found.cpu_seconds,
     }
-    return Evaluation(metrics, rows, {"submission": submission(rows), **layers})
+    return Evaluation(metrics, found.rows, {"submission": submission(found.rows), **found.layers})
 
 
 def _answered(task: "VqaTask", batch: Batch) -> list[dict[str, Any]]:
