@@ -10,13 +10,14 @@ from typing import Any
 
 import diptych
 from diptych.data.cards import CARDS
-from diptych.data.cards.base import Card, LeftOut
+from diptych.data.cards.base import Card, LeftOut, Unread
 from diptych.data.cards.options import names_of
 from diptych.data.columns import file_hash, member_names, merge_parts
 from diptych.data.files import WriteError, written_whole
 from diptych.data.index import FORMAT, INDEX, INFO, WORK, ShardDataset
 from diptych.data.members import BadSampleError, clean_key, is_key
 from diptych.data.places import PLACES, write_places
+from diptych.data.raw.refs import MediumError
 from diptych.data.sample import Sample
 from diptych.data.shards import FinishedShard, ShardWriter
 from diptych.data.workspace import Finished, Workspace, what_differs
@@ -215,14 +216,15 @@ def _convert(
     )
     with writer:
         for number, sample in enumerate(card.convert(raw, wanted["options"])):
+            key = sample.sample.key if isinstance(sample, Unread) else sample.key
             if number >= skip:
                 _write(writer, sample, tally)
                 # Only now: a shard that was finished on the way does not hold this sample.
-                tally.drawn, tally.last_key = number + 1, sample.key
-            elif number == skip - 1 and sample.key != expected_key:
+                tally.drawn, tally.last_key = number + 1, key
+            elif number == skip - 1 and key != expected_key:
                 raise DataError(
                     f"cannot go on in {work.out}: sample {number + 1} was '{expected_key}', "
-                    f"now '{sample.key}'; the raw files changed or the card does not repeat its order; "
+                    f"now '{key}'; the raw files changed or the card does not repeat its order; "
                     "begin anew with --force"
                 )
             if progress:
@@ -230,10 +232,17 @@ def _convert(
     return tally
 
 
-def _write(writer: ShardWriter, sample: Sample | LeftOut, tally: _Tally) -> None:
+def _write(writer: ShardWriter, sample: Sample | Unread | LeftOut, tally: _Tally) -> None:
     if isinstance(sample, LeftOut):
         tally.count(sample.cause, sample.key, sample.detail)
         return
+    if isinstance(sample, Unread):
+        try:
+            media = {name: ref.read() for name, ref in sample.refs.items()}
+        except MediumError as error:
+            tally.count(error.cause, sample.sample.key, error.detail)
+            return
+        sample = replace(sample.sample, media=media)
     key, captions = sample.key, tuple(c for c in sample.captions if c.strip())
     cleaned = replace(sample, captions=captions, key=key if is_key(key) else clean_key(key))
     try:

@@ -27,6 +27,7 @@ OPTIONS = {
     "seed": "another seed gives other scenes with the same split of combinations (default 0)",
     "resolution": f"side of the pictures in pixels, 48 to 1024 (default {DEFAULT_RESOLUTION})",
     "style": f"art styles to use, with commas; one a scene (default all: {','.join(STYLES)})",
+    "kinds": f"number of different emoji, {MIN_ITEMS} to {len(NOUNS)}, spread over the list (default all)",
 }
 
 
@@ -40,7 +41,7 @@ class Sprites:
 
 
 def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Sample]:
-    """Yield scenes; scene i depends on the seed and i only (and on the styles and the resolution).
+    """Yield scenes; scene i depends on the seed and i only (and on the kinds, the styles and the resolution).
 
     Raises:
         UsageError: an unknown option or a bad value.
@@ -51,11 +52,13 @@ def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Sample]:
     seed = given.integer("seed", 0, 0, 2**63 - 1)
     resolution = given.integer("resolution", DEFAULT_RESOLUTION, 48, 1024)
     styles = given.several("style", STYLES, STYLES)
+    kinds = given.integer("kinds", len(NOUNS), MIN_ITEMS, len(NOUNS))
     concepts = shipped() if raw is None else tuple(read_raw(raw, max(SHIPPED_SIZE, resolution // 3)))
     sprites = load_sprites(concepts)
+    items = spread(sprites.items, kinds)
     painter = Painter(resolution, sprites.pictures)
     for index in range(0, size, 2):
-        for sample in _pair_samples(seed, index // 2, sprites.items, styles, painter)[: size - index]:
+        for sample in _pair_samples(seed, index // 2, items, styles, painter)[: size - index]:
             yield sample if index + 1 < size else _without_partner(sample)
 
 
@@ -74,6 +77,15 @@ def load_sprites(concepts: Sequence[Concept]) -> Sprites:
         )
     used = [by_name[item.noun.name] for item in items]
     return Sprites(items, {(c.hexcode, style): data for c in used for style, data in c.sprites.items()})
+
+
+def spread(items: Sequence[Item], count: int) -> tuple[Item, ...]:
+    """Return `count` of the items, evenly spaced, or all of them where there are no more.
+
+    The list is ordered by theme, so that its first ones would all be animals.
+    """
+    kept = min(count, len(items))
+    return tuple(items[i * len(items) // kept] for i in range(kept))
 
 
 def _pair_samples(

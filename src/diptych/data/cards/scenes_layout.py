@@ -39,6 +39,8 @@ SPLITS = ("train",) * 8 + ("val", "test")
 """Split of ten pairs in a row, and of the ten hash buckets of sprite combinations."""
 
 _TRIES = 20_000
+_TRIES_BEFORE_LETTING_GO = 1_000
+"""With few items, the ones to keep may leave no combination of the split: then one of them is given up."""
 
 
 class Draws:
@@ -210,7 +212,10 @@ def _draw_items(
     kept = kept[:count]
     others = [item for item in items if item not in kept]
     if count <= len(others):
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
+            if kept and attempt and attempt % _TRIES_BEFORE_LETTING_GO == 0:
+                kept = kept[:-1]
+                others = [item for item in items if item not in kept]
             chosen = [*kept, *draws.sample(others, count - len(kept))]
             if split_of_combination(combination(chosen)) == split:
                 return chosen

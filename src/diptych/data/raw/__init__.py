@@ -1,0 +1,1 @@
+"""What dataset owners distribute, read in place: folders, archives, tables, JSON."""

@@ -1,0 +1,129 @@
+"""Lines, tables and long JSON as dataset owners write them, read one record at a time."""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
+
+from diptych.errors import DataError
+
+_CHUNK = 1 << 20
+_WHITE = " \t\r\n"
+
+
+def lines(stream: TextIO) -> Iterator[tuple[int, str]]:
+    """Yield number (from 0, every line counts) and content of each line, without LF or CRLF."""
+    for number, line in enumerate(stream):
+        yield number, line.removesuffix("\n").removesuffix("\r")
+
+
+def tsv(stream: TextIO, columns: int | None = None) -> Iterator[tuple[int, list[str]]]:
+    """Yield number and fields of each line that is not empty: tab-separated, quotes mean nothing.
+
+    Args:
+        stream: the text.
+        columns: the last field takes what is left, tabs included, from this number of fields on.
+    """
+    for number, line in lines(stream):
+        if line:
+            yield number, line.split("\t") if columns is None else line.split("\t", columns - 1)
+
+
+def comma_separated(stream: TextIO, header: Sequence[str] | None = None) -> Iterator[dict[str, str]]:
+    """Yield the records of a CSV with quotes (RFC 4180: line ends and quotes may be inside) as dictionaries.
+
+    Args:
+        stream: text opened with `newline=""`.
+        header: names of the columns where the file has none.
+    """
+    csv.field_size_limit(1 << 27)
+    yield from csv.DictReader(stream, fieldnames=header, restkey="", restval="")
+
+
+def json_lines(stream: TextIO, name: str) -> Iterator[tuple[int, Any]]:
+    """Yield number and value of each line that is not empty.
+
+    Raises:
+        DataError: a line is no JSON; `name` is the file in the message.
+    """
+    for number, line in lines(stream):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{name}: line {number + 1} is no JSON: {error}") from error
+
+
+def json_items(stream: TextIO, name: str, field: str = "") -> Iterator[Any]:
+    """Yield the items of a JSON array one by one, without holding the whole.
+
+    Args:
+        stream: the text.
+        name: the file in messages.
+        field: the array is the value of this field of the outermost object; empty: it is outermost itself.
+
+    Raises:
+        DataError: it is no such array.
+    """
+    text, decoder = _Text(stream, name), json.JSONDecoder()
+    if field:
+        text.expect("{")
+        while text.value(decoder) != field:
+            text.expect(":")
+            text.value(decoder)
+            if text.expect(",}") == "}":
+                raise DataError(f"{name}: expected a field '{field}' in the outermost object")
+        text.expect(":")
+    text.expect("[")
+    if text.peek() == "]":
+        return
+    while True:
+        yield text.value(decoder)
+        if text.expect(",]") == "]":
+            return
+
+
+class _Text:
+    """A window over a long text."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self._stream, self._name = stream, name
+        self._window, self._at, self._end = "", 0, False
+
+    def peek(self) -> str:
+        """Return the next character that is no white space, empty at the end."""
+        while True:
+            while self._at < len(self._window) and self._window[self._at] in _WHITE:
+                self._at += 1
+            if self._at < len(self._window) or not self._fill():
+                return self._window[self._at : self._at + 1]
+
+    def expect(self, one_of: str) -> str:
+        found = self.peek()
+        if not found or found not in one_of:
+            raise DataError(f"{self._name}: expected one of '{one_of}', got {found!r}")
+        self._at += 1
+        return found
+
+    def value(self, decoder: json.JSONDecoder) -> Any:
+        self.peek()
+        while True:
+            try:
+                found, end = decoder.raw_decode(self._window, self._at)
+            except ValueError as error:
+                if not self._fill():
+                    raise DataError(f"{self._name}: is no JSON: {error}") from error
+                continue
+            # A number at the end of the window may go on behind it.
+            if end < len(self._window) or not self._fill():
+                self._at = end
+                return found
+
+    def _fill(self) -> bool:
+        """Read on; twice as much each time, so that a long value is not parsed over and over."""
+        if self._end:
+            return False
+        more = self._stream.read(max(_CHUNK, len(self._window) - self._at))
+        self._end = not more
+        self._window, self._at = self._window[self._at :] + more, 0
+        return bool(more)
