@@ -1,0 +1,1 @@
+"""Target sets: the texts that a model chooses from, as names, synonyms, prompts and tokens."""
