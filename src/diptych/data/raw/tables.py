@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TextIO
 
 from diptych.errors import DataError
@@ -74,8 +74,43 @@ def json_items(stream: TextIO, name: str, field: str = "") -> Iterator[Any]:
             if text.expect(",}") == "}":
                 raise DataError(f"{name}: expected a field '{field}' in the outermost object")
         text.expect(":")
+    yield from _items(text, decoder)
+
+
+def json_fields(stream: TextIO, name: str, fields: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """Yield field and item of each item of these arrays of the outermost object, in the order of the file.
+
+    Neither the whole nor other arrays are held; a field that is not there gives nothing.
+
+    Args:
+        stream: the text.
+        name: the file in messages.
+        fields: names of the arrays that are wanted.
+
+    Raises:
+        DataError: the outermost value is no object, or one of these fields no array.
+    """
+    text, decoder = _Text(stream, name), json.JSONDecoder()
+    text.expect("{")
+    if text.peek() == "}":
+        return
+    while True:
+        field = text.value(decoder)
+        text.expect(":")
+        if field in fields or text.peek() == "[":
+            for item in _items(text, decoder):
+                if field in fields:
+                    yield field, item
+        else:
+            text.value(decoder)
+        if text.expect(",}") == "}":
+            return
+
+
+def _items(text: "_Text", decoder: json.JSONDecoder) -> Iterator[Any]:
     text.expect("[")
     if text.peek() == "]":
+        text.expect("]")
         return
     while True:
         yield text.value(decoder)
