@@ -26,7 +26,7 @@ SHORT: dict[str, tuple[str, ...]] = {
     "ax": ("no", "maybe", "yes"),
     "snli-ve": ("contradiction", "neutral", "entailment"),
 }
-"""Classes of GLUE (as words of a prompt; contradiction, neutral, entailment are no, maybe, yes) and SNLI-VE."""
+"""Classes of GLUE, as words of a prompt (contradiction, neutral, entailment: no, maybe, yes), and of SNLI-VE."""
 
 ALIASES = {
     "imagenet": "imagenet-1k",
@@ -89,7 +89,7 @@ def class_ids(name: str) -> tuple[str, ...]:
     """
     found = canonical(name)
     if found not in _WITH_IDS:
-        raise UsageError(f"the classes of '{name}' have no WordNet ids (those of {', '.join(_WITH_IDS)} have)")
+        raise UsageError(f"the classes of '{name}' have no WordNet ids ({' and '.join(_WITH_IDS)} have)")
     return tuple(fields[0] for fields in _fields(found))
 
 
