@@ -31,6 +31,9 @@ KINDS: dict[tuple[str, str], str] = {
     ("eve", "text_normalise"): "tests.parity.kinds_text:check",
     ("eve", "vqa"): "tests.parity.kinds_vqa:check",
     ("eve", "vqa_targets"): "tests.parity.kinds_vqa:check_targets",
+    ("soho", "lr_schedule"): "tests.parity.kinds_soho_optim:check_schedule",
+    ("soho", "optimizer_groups"): "tests.parity.kinds_soho_optim:check_groups",
+    ("soho", "optimizer_steps"): "tests.parity.kinds_soho_optim:check_steps",
     ("soho", "visual_dictionary"): "tests.parity.kinds_dictionary:check",
 }
 """(system, kind) -> "module:function"; the function is `check(case: Case) -> list[Comparison]`."""

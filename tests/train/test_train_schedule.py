@@ -87,3 +87,21 @@ def test_warmup_is_a_fraction_or_steps(value, expected):
 def test_warmup_between_is_refused():
     with pytest.raises(ValueError, match="a fraction below 1 or a whole number"):
         ScheduleConfig(warmup=1.5)
+
+
+def test_steps_by_hand():
+    """Warm-up from a half over two steps of two batches each: batches 1 and 3 of 4 decide."""
+    config = ScheduleConfig(name="step", warmup=2, warmup_from=0.5, milestones=(3, 5), gamma=0.1)
+    found = [lr_factor(config, Extent(6, 0.0), step, step / 6, 2) for step in range(6)]
+    assert found == pytest.approx([0.5 + 0.5 / 4, 0.5 + 0.5 * 3 / 4, 1, 0.1, 0.1, 0.01])
+    fractions = ScheduleConfig(name="step", warmup=0.0, milestones=(0.5, 0.9))
+    assert factors(fractions, 6) == pytest.approx([1, 1, 1, 0.1, 0.1, 0.1])
+    budget = Extent(None, 10.0)
+    rising = ScheduleConfig(name="step", warmup=0.2, milestones=(0.5,))
+    assert [lr_factor(rising, budget, 7, p) for p in (0.1, 0.3, 0.5)] == pytest.approx([0.5, 1, 0.1])
+
+
+@pytest.mark.parametrize("milestones", [(0.5, 7), (5, 3), (1.5,), (-1,)])
+def test_milestones_that_make_no_sense(milestones):
+    with pytest.raises(ValueError, match="expected"):
+        ScheduleConfig(name="step", milestones=milestones)

@@ -30,7 +30,14 @@ from diptych.train.export import (
 )
 from diptych.train.init import fill
 from diptych.train.log import RunLog
-from diptych.train.optim import Average, build_optimizer, drop_unused_slots, make_slots, optimizer_tensors
+from diptych.train.optim import (
+    Average,
+    build_optimizer,
+    drop_unused_slots,
+    freeze,
+    make_slots,
+    optimizer_tensors,
+)
 from diptych.train.parallel import Parallel
 from diptych.train.ranks import main_first, on_main
 from diptych.train.rundir import RunDirectory
@@ -86,6 +93,9 @@ def assemble(
     tokenizer = Tokenizer.from_file(run.path / "tokenizer")
     task = build_task(config, tokenizer, read_assets(run.path))
     fresh = facts["fresh"] if init is None else _filled(task, config, init, log)
+    frozen = freeze(task, config.optim)
+    if frozen:
+        log.say(f"frozen: {len(frozen)} of {sum(1 for _ in task.parameters())} parameters (optim.groups)")
     parallel = Parallel(task.train(), config.train, world, device)
     names = published_names(config, [name for name, _ in task.named_parameters()])
     optimizer = build_optimizer(task, config.optim, fresh, names)

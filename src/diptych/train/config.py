@@ -18,33 +18,80 @@ from diptych.tasks import TASKS
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
+Rule = Literal["adamw", "adamw_published", "sgd"]
+Decay = Literal["ours", "published", "all"]
+
+
+def fraction_or_steps(value: int | float) -> int | float:
+    """Return a fraction of a run (below 1) as a float, a number of steps as an int.
+
+    Raises:
+        ValueError: neither.
+    """
+    if 0 <= value < 1:
+        return float(value)
+    if value != int(value) or value < 0:
+        raise ValueError(f"expected a fraction below 1 or a whole number of steps, got {value}")
+    return int(value)
+
+
+class OptimGroup(Section):
+    """Parameters that are trained in a way of their own. What is not set is as in `optim`."""
+
+    match: tuple[str, ...] = Field(
+        min_length=1,
+        description="Patterns of parameter names, such as `model.backbone.*`. A parameter belongs to the "
+        "first group that matches it.",
+    )
+    name: Rule | Literal["frozen"] | None = Field(
+        None, description="The rule; `frozen`: these parameters are not trained at all."
+    )
+    lr: float | None = Field(
+        None, gt=0, description="Peak learning rate; the schedule is that of the whole run."
+    )
+    weight_decay: float | None = Field(None, ge=0, description="Weight decay; `sgd` adds it to the gradient.")
+    decay: Decay | None = Field(None, description="Which of these parameters are decayed.")
+    betas: tuple[Probability, Probability] | None = Field(None, description="Decay of the two moments.")
+    eps: float | None = Field(None, gt=0, description="Added to the root of the second moment.")
+    momentum: float | None = Field(None, ge=0, lt=1, description="Momentum of `sgd`.")
+
+
 class OptimConfig(Section):
     """The optimizer, and which parameters it decays."""
 
-    name: Literal["adamw", "adamw_published"] = Field(
+    name: Rule = Field(
         "adamw",
-        description="`adamw`: torch's; `adamw_published`: the rule that published EVE weights were trained "
-        "with (eps before the bias correction, decay after the update).",
+        description="`adamw`: torch's; `adamw_published`: the rule that published EVE and SOHO weights were "
+        "trained with (eps before the bias correction, decay after the update); `sgd`: with momentum.",
     )
     lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
-    weight_decay: float = Field(0.05, ge=0, description="Decoupled weight decay.")
-    decay: Literal["ours", "published"] = Field(
+    weight_decay: float = Field(
+        0.05, ge=0, description="Weight decay: decoupled, or with `sgd` added to the gradient."
+    )
+    decay: Decay = Field(
         "ours",
         description="Which parameters are decayed. `ours`: those with two or more dimensions, but no biases "
         "and position tables; `published`: by parts of their published names, which decays some norms and "
-        "all tables.",
+        "all tables; `all`: every parameter.",
     )
     betas: tuple[Probability, Probability] = Field((0.9, 0.98), description="Decay of the two moments.")
     eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of `sgd`.")
     lr_mult: float = Field(
         1.0, gt=0, description="Factor on the learning rate of parameters that `init_from` did not fill."
+    )
+    groups: dict[str, OptimGroup] = Field(
+        default_factory=dict,
+        description="Parameters that are trained otherwise than the rest, by a name for them.",
     )
 
 
 class ScheduleConfig(Section):
     """The learning rate over a run, as a fraction of `optim.lr`."""
 
-    name: Literal["linear", "cosine", "constant"] = Field("cosine", description="The shape after warm-up.")
+    name: Literal["linear", "cosine", "constant", "step"] = Field(
+        "cosine", description="The shape after warm-up; `step`: times `gamma` at each of `milestones`."
+    )
     warmup: int | float = Field(
         0.1,
         ge=0,
@@ -55,15 +102,32 @@ class ScheduleConfig(Section):
         False,
         description="Start the warm-up at exactly 0 as published recipes do (it changes nothing).",
     )
+    warmup_from: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="`step`: fraction of the rate that warm-up starts from, counted in batches as published.",
+    )
+    milestones: tuple[int | float, ...] = Field(
+        (),
+        description="`step`: when the rate falls; numbers below 1 are fractions of the run, others steps.",
+    )
+    gamma: float = Field(0.1, gt=0, le=1, description="`step`: factor on the rate at each milestone.")
 
     @field_validator("warmup")
     @classmethod
     def _fraction_or_steps(cls, value: int | float) -> int | float:
-        if value < 1:
-            return float(value)
-        if value != int(value):
-            raise ValueError(f"expected a fraction below 1 or a whole number of steps, got {value}")
-        return int(value)
+        return fraction_or_steps(value)
+
+    @field_validator("milestones")
+    @classmethod
+    def _rising(cls, values: tuple[int | float, ...]) -> tuple[int | float, ...]:
+        found = tuple(fraction_or_steps(value) for value in values)
+        if len({type(value) for value in found}) > 1 or list(found) != sorted(found):
+            raise ValueError(
+                f"expected rising numbers that are all fractions of the run or all steps, got {values}"
+            )
+        return found
 
 
 class TrainConfig(Section):

@@ -300,7 +300,10 @@ class _Trainer:
         return replace(moved, images=augment(moved.images, data.augment, draws, data.image.background))
 
     def _lr(self) -> float:
-        return self.config.optim.lr * lr_factor(self.config.schedule, self.extent, self.step, self.progress)
+        config = self.config
+        return config.optim.lr * lr_factor(
+            config.schedule, self.extent, self.step, self.progress, config.train.accumulate
+        )
 
     def _not_finite(self, losses: list[Loss], norm: Tensor, keys: list[str], rank: int) -> RunError:
         """Return the error for a loss that is not finite on `rank`, in its words on every rank."""

@@ -1,81 +1,177 @@
 """Parameter groups, the optimizer, the average of the weights."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from diptych.errors import ConfigError
 from diptych.systems.task import Task
 from diptych.train.adamw import AdamWPublished, local_part
-from diptych.train.config import OptimConfig
+from diptych.train.config import OptimConfig, OptimGroup
 from diptych.train.norms import tensor_norms
 
 PUBLISHED_UNDECAYED = ("bias", "LayerNorm.weight", "norm.weight", "norm1.weight", "norm2.weight")
 """Parts of published names whose parameters the published EVE code does not decay."""
 
 
+@dataclass(frozen=True)
+class _Way:
+    """How a parameter is trained: `optim`, or what a group of it says instead."""
+
+    name: str
+    lr: float
+    weight_decay: float
+    decay: str
+    betas: tuple[float, float]
+    eps: float
+    momentum: float
+
+    @classmethod
+    def of(cls, config: OptimConfig, group: OptimGroup | None) -> "_Way":
+        def value(field: str) -> Any:
+            own = None if group is None else getattr(group, field)
+            return getattr(config, field) if own is None else own
+
+        return cls(**{field.name: value(field.name) for field in fields(cls)})
+
+
+def group_of(config: OptimConfig, name: str) -> OptimGroup | None:
+    """Return the first group of `optim.groups` that a parameter belongs to, if any."""
+    groups = config.groups.values()
+    return next((g for g in groups if any(fnmatchcase(name, p) for p in g.match)), None)
+
+
+def freeze(task: Task, config: OptimConfig) -> list[str]:
+    """Take the gradient from the parameters of `frozen` groups, and return their names.
+
+    Raises:
+        ConfigError: a group without parameters, or nothing is left to train.
+    """
+    names = [name for name, _ in task.named_parameters()]
+    for label, group in config.groups.items():
+        if not any(group_of(config, name) is group for name in names):
+            shown = ", ".join(names[:3])
+            raise ConfigError(
+                f"optim.groups.{label}.match = {list(group.match)}: no parameter is called like that "
+                f"(or all belong to an earlier group); they are called {shown}, ..."
+            )
+    found = []
+    for name, parameter in task.named_parameters():
+        own = group_of(config, name)
+        if own is not None and own.name == "frozen":
+            parameter.requires_grad = False
+            found.append(name)
+    if not any(parameter.requires_grad for parameter in task.parameters()):
+        raise ConfigError("optim.groups: every parameter is frozen, nothing is left to train")
+    return found
+
+
 def parameter_groups(
     task: Task, config: OptimConfig, fresh: Collection[str], published: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
-    """Return up to four groups: {decayed, not decayed} x {normal rate, rate times `optim.lr_mult`}.
+    """Return up to four groups for each way of training: {decayed, not} x {normal rate, times `lr_mult`}.
 
-    Parameters that are cut over ranks (`DTensor`) are in groups apart: kernels take one kind at a time.
+    There is one way, `optim`, and one for each of `optim.groups`. Parameters that are cut over ranks
+    (`DTensor`) are in groups apart: kernels take one kind at a time.
     With `optim.decay` = `ours` not decayed are parameters with fewer than two dimensions, those whose name
     ends in `bias` (experts hold theirs stacked), and those that the system names in `undecayed`. With
     `published` they are those whose published name holds one of `PUBLISHED_UNDECAYED`.
 
     Args:
         task: its parameters that require gradients are grouped.
-        config: `weight_decay`, `lr_mult` and `decay` are read.
+        config: all but the betas and eps of torch's optimizer enter.
         fresh: names of the parameters that `init_from` did not fill; empty when the run starts afresh.
         published: name of a parameter -> its published name, for `optim.decay` = `published`; names that it
             lacks (parts that nobody published) are judged as they stand.
 
     Returns:
-        Groups with `params`, `names`, `weight_decay` and `lr_scale`; empty ones are left out.
+        Groups with `params`, `names`, `weight_decay`, `lr_scale` and what their rule needs; empty ones are
+        left out.
     """
     undecayed = {f"model.{name}" for name in task.model.undecayed()}
 
-    def decays(name: str, parameter: nn.Parameter) -> bool:
-        if config.decay == "published":
+    def decays(way: _Way, name: str, parameter: nn.Parameter) -> bool:
+        if way.decay == "all":
+            return True
+        if way.decay == "published":
             theirs = (published or {}).get(name, name)
             return not any(part in theirs for part in PUBLISHED_UNDECAYED)
         return parameter.ndim >= 2 and not name.endswith("bias") and name not in undecayed
 
-    groups: dict[tuple[bool, bool, bool], dict[str, Any]] = {}
-    for spread in (False, True):
-        for is_fresh in (False, True):
-            for decayed in (True, False):
-                groups[decayed, is_fresh, spread] = {
-                    "params": [],
-                    "names": [],
-                    "weight_decay": config.weight_decay if decayed else 0.0,
-                    "lr_scale": config.lr_mult if is_fresh else 1.0,
-                }
+    ways = [_Way.of(config, group) for group in (None, *config.groups.values())]
+    groups: dict[tuple[_Way, bool, bool, bool], dict[str, Any]] = {}
+    for way in ways:
+        for spread in (False, True):
+            for is_fresh in (False, True):
+                for decayed in (True, False):
+                    scale = 1.0 if way.lr == config.lr else way.lr / config.lr
+                    groups[way, decayed, is_fresh, spread] = {
+                        "params": [],
+                        "names": [],
+                        "rule": way.name,
+                        "weight_decay": way.weight_decay if decayed else 0.0,
+                        "lr_scale": scale * (config.lr_mult if is_fresh else 1.0),
+                    } | _of_the_rule(way)
     for name, parameter in task.named_parameters():
         if parameter.requires_grad:
-            group = groups[decays(name, parameter), name in fresh, isinstance(parameter, DTensor)]
+            way = _Way.of(config, group_of(config, name))
+            group = groups[way, decays(way, name, parameter), name in fresh, isinstance(parameter, DTensor)]
             group["params"].append(parameter)
             group["names"].append(name)
     return [group for group in groups.values() if group["params"]]
 
 
+def _of_the_rule(way: _Way) -> dict[str, Any]:
+    return {"momentum": way.momentum} if way.name == "sgd" else {"betas": way.betas, "eps": way.eps}
+
+
+class Optimizers(torch.optim.Optimizer):
+    """Several optimizers over parameters of their own, as one: shared groups and shared state."""
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        # The groups are the parts' own dictionaries, so that a new rate reaches them.
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self.parts = list(parts)
+        for part in parts:
+            part.state = self.state
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every parameter that has a gradient; return what `closure` returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+
 def build_optimizer(
     task: Task, config: OptimConfig, fresh: Collection[str], published: Mapping[str, str] | None = None
 ) -> torch.optim.Optimizer:
-    """Build the optimizer that `optim.name` says over `parameter_groups`.
+    """Build the optimizers that `optim.name` and `optim.groups` say over `parameter_groups`, as one.
 
     `adamw` is torch's fused AdamW. `adamw_published` adds eps before the bias correction and decays after
     the update; the difference is of the order lr * weight_decay * update and below what a change of seed
-    does.
+    does. `sgd` adds the decay to the gradient, then the gradient to its momentum.
     """
-    groups = parameter_groups(task, config, fresh, published)
-    rule: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
-    if config.name == "adamw_published":
-        return AdamWPublished(groups, **rule)
-    return torch.optim.AdamW(groups, fused=True, **rule)
+    by_rule: dict[str, list[dict[str, Any]]] = {}
+    for group in parameter_groups(task, config, fresh, published):
+        by_rule.setdefault(group["rule"], []).append(group)
+    parts: list[torch.optim.Optimizer] = []
+    for rule, groups in by_rule.items():
+        if rule == "sgd":
+            parts.append(torch.optim.SGD(groups, lr=config.lr, fused=True))
+        elif rule == "adamw_published":
+            parts.append(AdamWPublished(groups, lr=config.lr))
+        else:
+            parts.append(torch.optim.AdamW(groups, lr=config.lr, fused=True))
+    return parts[0] if len(parts) == 1 else Optimizers(parts)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -101,8 +197,12 @@ def make_slots(optimizer: torch.optim.Optimizer) -> None:
             # The fused kernel walks memory and trusts that moments are laid out like their parameter
             # (channels last, transposed).
             like = parameter.detach()
+            if group["rule"] == "sgd":
+                # A momentum of zero is what the first update starts from.
+                optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(like)}
+                continue
             dtype, device = like.dtype, like.device
-            if isinstance(optimizer, AdamWPublished):
+            if group["rule"] == "adamw_published":
                 dtype, device = torch.float32, torch.device("cpu")
             zeros = {slot: torch.zeros_like(like, dtype=dtype) for slot in ("exp_avg", "exp_avg_sq")}
             optimizer.state[parameter] = {"step": torch.zeros((), device=device), **zeros}
@@ -111,7 +211,7 @@ def make_slots(optimizer: torch.optim.Optimizer) -> None:
 def drop_unused_slots(optimizer: torch.optim.Optimizer) -> None:
     """Take the state from parameters that were never updated, as if `make_slots` had not made it."""
     for parameter, state in list(optimizer.state.items()):
-        if state["step"].item() == 0:
+        if "step" in state and state["step"].item() == 0:
             del optimizer.state[parameter]
 
 
