@@ -26,7 +26,7 @@ SHORT: dict[str, tuple[str, ...]] = {
     "ax": ("no", "maybe", "yes"),
     "snli-ve": ("contradiction", "neutral", "entailment"),
 }
-"""Classes of GLUE, as words of a prompt (contradiction, neutral, entailment: no, maybe, yes), and of SNLI-VE."""
+"""Classes of GLUE, as words of a prompt (contradiction, neutral, entailment: no, maybe, yes); of SNLI-VE."""
 
 ALIASES = {
     "imagenet": "imagenet-1k",
