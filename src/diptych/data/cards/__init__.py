@@ -8,6 +8,10 @@ CARDS: dict[str, str] = {
     "retrieval-json": "diptych.data.cards.xvlm_json_retrieval:CARD",
     "vqa-json": "diptych.data.cards.xvlm_json_vqa:CARD",
     "nlvr-json": "diptych.data.cards.xvlm_json_nlvr:CARD",
+    "coco-caption": "diptych.data.cards.coco_caption:CARD",
+    "coco-2017": "diptych.data.cards.coco_2017:CARD",
+    "msvd": "diptych.data.cards.msvd:CARD",
+    "msvd-qa": "diptych.data.cards.msvd_qa:CARD",
 }
 """Card name -> "module:object", imported on first use."""
 
