@@ -12,6 +12,9 @@ CARDS: dict[str, str] = {
     "coco-2017": "diptych.data.cards.coco_2017:CARD",
     "msvd": "diptych.data.cards.msvd:CARD",
     "msvd-qa": "diptych.data.cards.msvd_qa:CARD",
+    "sbu": "diptych.data.cards.sbu:CARD",
+    "cc3m": "diptych.data.cards.cc3m:CARD",
+    "cc12m": "diptych.data.cards.cc12m:CARD",
 }
 """Card name -> "module:object", imported on first use."""
 
