@@ -10,11 +10,15 @@ CARDS: dict[str, str] = {
     "nlvr-json": "diptych.data.cards.xvlm_json_nlvr:CARD",
     "coco-caption": "diptych.data.cards.coco_caption:CARD",
     "coco-2017": "diptych.data.cards.coco_2017:CARD",
+    "flickr30k": "diptych.data.cards.flickr30k:CARD",
     "msvd": "diptych.data.cards.msvd:CARD",
     "msvd-qa": "diptych.data.cards.msvd_qa:CARD",
     "sbu": "diptych.data.cards.sbu:CARD",
     "cc3m": "diptych.data.cards.cc3m:CARD",
     "cc12m": "diptych.data.cards.cc12m:CARD",
+    "msr-vtt": "diptych.data.cards.msrvtt:CARD",
+    "msrvtt-qa": "diptych.data.cards.msrvtt_qa:CARD",
+    "msrvtt-mc": "diptych.data.cards.msrvtt_mc:CARD",
 }
 """Card name -> "module:object", imported on first use."""
 
