@@ -18,7 +18,8 @@ class Prepared:
     """A miniature as shards: the summary, the dataset, and its samples by key."""
 
     def __init__(self, card: str, folder: Path, layout: str = "", **options: str) -> None:
-        self.card, self.raw, self.out = load_card(card), folder / "raw", folder / "out"
+        self.card, self.raw = load_card(card), folder / "raw"
+        self.out = folder / "_".join(["out", layout, *options.values()])
         if not self.raw.exists():
             module, _, name = self.card.miniature.partition(":")
             getattr(importlib.import_module(module), name)(self.raw, layout)
