@@ -38,6 +38,7 @@ def register(app: typer.Typer) -> None:
     group.command("list")(list_cards)
     group.command("show")(show)
     group.command("prepare")(prepare)
+    group.command("miniature")(miniature)
     group.command("verify")(verify)
     group.command("query")(query)
     group.command("report")(report)
@@ -77,7 +78,20 @@ def prepare(
         typer.Option("--option", "-o", metavar="NAME=VALUE", help="An option of the card (repeatable)."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace another dataset in the folder.")] = False,
-    shard_size: Annotated[int, typer.Option(help="Samples in a shard.")] = 5000,
+    shard_size: Annotated[
+        int | None,
+        typer.Option(help="Samples in a shard; default: 5000, for videos 500.", show_default=False),
+    ] = None,
+    layout: Annotated[
+        str, typer.Option(metavar="NAME", help="Form of the raw files, where the card reads several.")
+    ] = "",
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Shards written at a time; default: one for each core.", show_default=False),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(metavar="local|ray", help="Where: on this machine, or on a Ray cluster.")
+    ] = "local",
 ) -> None:
     """Turn raw files into shards with an index. Interrupted, the same command goes on where it was."""
     from diptych.data.prepare import load_card
@@ -87,9 +101,34 @@ def prepare(
     options = _options(option or [])
     with progress(f"preparing {card}") as bar:
         summary = run(
-            found, raw, out, options=options, shard_size=shard_size, force=force, progress=bar.update
+            found,
+            raw,
+            out,
+            options=options,
+            shard_size=shard_size,
+            force=force,
+            progress=bar.update,
+            layout=layout,
+            workers=workers,
+            engine=engine,
         )
     _print_summary(card, summary)
+
+
+def miniature(
+    card: CardArgument,
+    out: Annotated[Path, typer.Option(help="Folder for the raw files.", show_default=False)],
+    layout: Annotated[
+        str, typer.Option(metavar="NAME", help="Form of the raw files, where the card reads several.")
+    ] = "",
+) -> None:
+    """Make a tiny raw folder in the form of the true one, oddities included, to try a card with."""
+    from diptych.data.prepare import load_card, make_miniature
+
+    make_miniature(load_card(card), out, layout)
+    named = f" --layout {layout}" if layout else ""
+    typer.echo(f"{card}: tiny raw files are in {out}; prepare them with:")
+    typer.echo(f"  diptych data prepare {card} --raw {out} --out DIR{named}")
 
 
 def verify(dataset: DatasetArgument) -> None:

@@ -15,14 +15,23 @@ class WriteError(DataError):
     """A file could not be written: full disk, quota, no permission, ..."""
 
 
+def partial_of(path: Path, tag: str = "") -> Path:
+    """Return the temporary path beside `path`; another one for each tag."""
+    return path.with_name(f"{path.name}.{tag}{PARTIAL}" if tag else path.name + PARTIAL)
+
+
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, tag: str = "") -> Iterator[Path]:
     """Yield a temporary path beside `path`; sync and rename it to `path` when the block ends well.
+
+    Args:
+        path: the file.
+        tag: part of the temporary name, for processes that may write the same file at the same time.
 
     Raises:
         WriteError: the file cannot be written (full disk, no permission, ...); nothing is left behind.
     """
-    partial = path.with_name(path.name + PARTIAL)
+    partial = partial_of(path, tag)
     try:
         yield partial
         sync(partial)

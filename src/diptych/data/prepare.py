@@ -2,33 +2,29 @@
 
 import json
 import shutil
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import diptych
 from diptych.data.cards import CARDS
-from diptych.data.cards.base import Card, LeftOut, Unread
-from diptych.data.cards.options import names_of
+from diptych.data.cards.base import Card, Layout
+from diptych.data.chunks import Chunk, Tally, cut
 from diptych.data.columns import file_hash, member_names, merge_parts
+from diptych.data.engines import Engine, Task, make_engine
+from diptych.data.expected import count_split, describe_split, stats_of_sources, warnings_of
 from diptych.data.files import WriteError, written_whole
 from diptych.data.index import FORMAT, INDEX, INFO, WORK, ShardDataset
-from diptych.data.members import BadSampleError, clean_key, is_key
 from diptych.data.places import PLACES, write_places
-from diptych.data.raw.refs import MediumError
-from diptych.data.sample import Sample
-from diptych.data.shards import FinishedShard, ShardWriter
-from diptych.data.workspace import Finished, Workspace, what_differs
+from diptych.data.shards import shard_name
+from diptych.data.workspace import Workspace, what_differs
+from diptych.data.writing import ChunkJob, write_chunk
 from diptych.errors import DataError, UsageError
 from diptych.resolve import look_up, nearest
 
-EXAMPLES = 5
-"""Samples named for each kind of problem."""
-
 Report = Callable[[int, int | None], None]
-"""Called with the samples drawn from the card so far and their number, if the card tells it."""
+"""Called with how many samples are done (or left out), and their number, if the card tells it."""
 
 
 @dataclass(frozen=True)
@@ -44,27 +40,11 @@ class Summary:
     examples: dict[str, list[str]]
     """Cause -> the first few, "key: detail"."""
     warnings: list[str]
-    """Splits that do not have the expected number of samples."""
+    """Splits that do not have the expected number of samples or texts."""
     already: bool = False
     """The dataset was there; nothing was done."""
     resumed: int = 0
     """Shards that an earlier, interrupted run had finished."""
-
-
-@dataclass
-class _Tally:
-    """What happened to the samples drawn so far; kept with every shard for a resumed run to count alike."""
-
-    drawn: int = 0
-    last_key: str = ""
-    problems: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-
-    def count(self, cause: str, key: str, detail: str) -> None:
-        self.problems[cause] += 1
-        named = self.examples.setdefault(cause, [])
-        if len(named) < EXAMPLES:
-            named.append(f"{key}: {detail}")
 
 
 def load_card(name: str) -> Card:
@@ -83,47 +63,90 @@ def prepare(
     out: Path,
     *,
     options: Mapping[str, str] | None = None,
-    shard_size: int = 5000,
+    shard_size: int | None = None,
     force: bool = False,
     progress: Report | None = None,
+    layout: str = "",
+    workers: int | None = 1,
+    engine: str = "local",
 ) -> Summary:
     """Write the dataset of `card` into the folder `out`.
 
-    An interrupted preparation with the same arguments goes on after its last finished shard; the result is
-    byte for byte that of an undisturbed one. A finished one is left alone.
+    An interrupted preparation with the same arguments goes on with the shards that are not finished; the
+    result is byte for byte that of an undisturbed one, with any engine and number of workers. A finished one
+    is left alone.
 
     Args:
         card: the dataset.
         raw: folder with the raw files, or None where the card needs none.
         out: folder to fill, made if missing.
         options: the card's own.
-        shard_size: samples in a shard.
+        shard_size: samples in a shard; default: the card's.
         force: delete another dataset (or preparation) in `out` and begin anew.
-        progress: told how many samples were drawn.
+        progress: told how many samples are done.
+        layout: another form of the raw files (`Card.layouts`).
+        workers: shards that are written at a time; None: one for each core.
+        engine: `local` or `ray`, see `make_engine`.
 
     Raises:
-        UsageError: unknown options, no raw folder.
-        DataError: missing raw files, `out` holds something else, defects of the card, a full disk.
+        UsageError: unknown options, layout or engine, no raw folder.
+        DataError: missing raw files, `out` holds something else, defects of the card, a full disk, worker
+            processes that die again and again.
     """
-    wanted = _identity(card, raw, dict(options or {}), shard_size)
+    shard_size = card.shard_size if shard_size is None else shard_size
+    form = _form(card, layout)
+    wanted = _identity(card, layout, raw, dict(options or {}), shard_size)
+    runner = make_engine(engine, workers)
     done = None if force else _finished(out, wanted)
     if done is not None:
         return done
-    facts = {} if card.facts is None else card.facts(raw, wanted["options"])
+    facts = {} if form.facts is None else form.facts(raw, wanted["options"])
     with Workspace(out, wanted, force=force) as work:
-        finished = work.load()
+        drawn = form.convert(raw, wanted["options"])
+        chunks = cut(drawn, shard_size, home="" if raw is None else str(raw))
         try:
-            tally = _convert(card, raw, wanted, work, finished, progress)
-            info = _conclude(card, wanted, work, tally, facts)
+            resumed = _write_shards(card, chunks, work, runner, progress)
+            info = _conclude(card, wanted, work, facts)
         except WriteError as error:
+            finished = sum(part.shard is not None for part in work.load().values())
             raise DataError(
-                f"{error}; the {len(work.load())} finished shards stay: "
-                "make room, then run the same command again"
+                f"{error}; the {finished} finished shards stay: make room, then run the same command again"
             ) from error
-    return replace(_summary(out, info), resumed=len(finished))
+    return replace(_summary(out, info), resumed=resumed)
 
 
-def _identity(card: Card, raw: Path | None, options: dict[str, str], shard_size: int) -> dict[str, Any]:
+def make_miniature(card: Card, out: Path, layout: str = "") -> None:
+    """Fill the folder `out` with tiny raw files in the form that `card` reads.
+
+    Raises:
+        UsageError: the card has none, or no such layout.
+        DataError: there is something in `out`.
+    """
+    _form(card, layout)
+    if not card.miniature:
+        raise UsageError(f"card '{card.name}' has no tiny raw files")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is not empty; choose a new folder for the tiny raw files")
+    out.mkdir(parents=True, exist_ok=True)
+    make: Callable[[Path, str], None] = look_up({card.name: card.miniature}, card.name, "miniature")
+    make(out, layout)
+
+
+def _form(card: Card, layout: str) -> Layout:
+    """Return how the raw files are read."""
+    if not layout:
+        return Layout("", card.convert, card.sources, card.facts)
+    if layout not in card.layouts:
+        known = ", ".join(card.layouts) or "none but its own"
+        raise UsageError(
+            f"card '{card.name}' has no layout '{layout}'{nearest(layout, card.layouts)} (layouts: {known})"
+        )
+    return card.layouts[layout]
+
+
+def _identity(
+    card: Card, layout: str, raw: Path | None, options: dict[str, str], shard_size: int
+) -> dict[str, Any]:
     """Check the arguments and return what makes a preparation the same one."""
     for name in options:
         if name not in card.options:
@@ -134,7 +157,7 @@ def _identity(card: Card, raw: Path | None, options: dict[str, str], shard_size:
     if shard_size < 1:
         raise UsageError(f"shard size: expected at least 1 sample a shard, got {shard_size}")
     if raw is None:
-        if card.needs_raw:
+        if card.needs_raw or layout:
             raise UsageError(
                 f"card '{card.name}' needs its raw files: give their folder with --raw "
                 f"(`diptych data show {card.name}` says where to get them)"
@@ -145,28 +168,11 @@ def _identity(card: Card, raw: Path | None, options: dict[str, str], shard_size:
         "card": card.name,
         "card_version": card.version,
         "options": dict(sorted(options.items())),
+        "layout": layout,
         "shard_size": shard_size,
         "raw": raw is not None,
-        "sources": _sources(card, raw, options) if raw is not None else {},
+        "sources": {} if raw is None else stats_of_sources(card, _form(card, layout).sources, raw, options),
     }
-
-
-def _sources(card: Card, raw: Path, options: Mapping[str, str]) -> dict[str, list[int]]:
-    """Return size and modification time (ns) of the raw files that the card and its options name."""
-    present = {source.path: raw / source.path for source in card.sources if (raw / source.path).exists()}
-    missing = [s.path for s in card.sources if s.required and s.path not in present]
-    if missing:
-        raise DataError(
-            f"{raw} lacks {', '.join(missing)} of card '{card.name}' "
-            f"(`diptych data show {card.name}` says where to get them)"
-        )
-    for option in card.annotations:
-        for name in names_of(options.get(option, "")):
-            present[name] = raw / name
-            if not present[name].is_file():
-                raise DataError(f"-o {option}={options[option]}: {present[name]} is not there, or is no file")
-    stats = {name: path.stat() for name, path in present.items() if path.is_file()}
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
 
 
 def _finished(out: Path, wanted: Mapping[str, Any]) -> Summary | None:
@@ -183,93 +189,77 @@ def _finished(out: Path, wanted: Mapping[str, Any]) -> Summary | None:
     return replace(_summary(out, info), already=True)
 
 
-def _restore(finished: list[Finished]) -> _Tally:
-    if not finished:
-        return _Tally()
-    last = finished[-1].tally
-    return _Tally(last["drawn"], last["last_key"], Counter(last["problems"]), dict(last["examples"]))
-
-
-def _convert(
+def _write_shards(
     card: Card,
-    raw: Path | None,
-    wanted: Mapping[str, Any],
+    chunks: Iterator[Chunk],
     work: Workspace,
-    finished: list[Finished],
+    engine: Engine,
     progress: Report | None,
-) -> _Tally:
-    """Draw the samples from the card and write those that the finished shards do not hold."""
-    tally = _restore(finished)
-    total = next((s.expected for s in card.splits.values() if s.where.strip().lower() == "true"), None)
-    skip, expected_key = tally.drawn, tally.last_key
-
-    def store(shard: FinishedShard) -> None:
-        work.store(shard, vars(tally))
-
-    writer = ShardWriter(
-        work.out,
-        card.name,
-        wanted["shard_size"],
-        first=len(finished),
-        keys=work.keys(finished),
-        on_shard=store,
-    )
-    with writer:
-        for number, sample in enumerate(card.convert(raw, wanted["options"])):
-            key = sample.sample.key if isinstance(sample, Unread) else sample.key
-            if number >= skip:
-                _write(writer, sample, tally)
-                # Only now: a shard that was finished on the way does not hold this sample.
-                tally.drawn, tally.last_key = number + 1, key
-            elif number == skip - 1 and key != expected_key:
-                raise DataError(
-                    f"cannot go on in {work.out}: sample {number + 1} was '{expected_key}', "
-                    f"now '{key}'; the raw files changed or the card does not repeat its order; "
-                    "begin anew with --force"
-                )
-            if progress:
-                progress(number + 1, total)
-    return tally
+) -> int:
+    """Write the chunks that are not finished; return how many shards were."""
+    steps = _Steps(card, work, progress)
+    for _ in engine.run(write_chunk, steps.tasks(chunks), steps.told):
+        pass  # what a chunk has become is said in its part
+    work.drop_from(steps.chunks)
+    return steps.resumed
 
 
-def _write(writer: ShardWriter, sample: Sample | Unread | LeftOut, tally: _Tally) -> None:
-    if isinstance(sample, LeftOut):
-        tally.count(sample.cause, sample.key, sample.detail)
-        return
-    if isinstance(sample, Unread):
-        try:
-            media = {name: ref.read() for name, ref in sample.refs.items()}
-        except MediumError as error:
-            tally.count(error.cause, sample.sample.key, error.detail)
-            return
-        sample = replace(sample.sample, media=media)
-    key, captions = sample.key, tuple(c for c in sample.captions if c.strip())
-    cleaned = replace(sample, captions=captions, key=key if is_key(key) else clean_key(key))
-    try:
-        writer.write(cleaned)
-    except BadSampleError as error:
-        tally.count(error.cause, key, error.detail)
-        return
-    # Counted after the write: a shard finished on the way stores the tally without this sample.
-    if cleaned.key != key:
-        tally.count("rewritten key", key, f"stored as {cleaned.key}")
-    if len(captions) < len(sample.captions):
-        tally.count(
-            "empty caption", key, f"{len(sample.captions) - len(captions)} of {len(sample.captions)} left out"
+class _Steps:
+    """What is to be done, and how much of it is."""
+
+    def __init__(self, card: Card, work: Workspace, progress: Report | None) -> None:
+        self._name, self._work, self._progress = card.name, work, progress
+        self._total = next(
+            (s.expected for s in card.splits.values() if s.where.strip().lower() == "true"), None
         )
+        self._settled, self._under_way = 0, dict[str, int]()
+        self._sizes: dict[str, int] = {}
+        self.chunks = self.resumed = 0
+
+    def tasks(self, chunks: Iterator[Chunk]) -> Iterator[Task]:
+        """Yield what is to be written."""
+        finished = self._work.load()
+        for chunk in chunks:
+            self.chunks += 1
+            known = finished.pop(chunk.number, None)
+            if known is None or known.fingerprint != chunk.fingerprint:
+                name = shard_name(self._name, chunk.number)
+                self._sizes[name] = chunk.drawn
+                yield Task(name, ChunkJob(chunk, self._work.out, self._name, self._work.run), chunk.drawn)
+                continue
+            self.resumed += known.shard is not None
+            self._settled += chunk.drawn
+            self._show()
+
+    def told(self, name: str, done: int) -> None:
+        """Note how far a task is."""
+        if done < self._sizes[name]:
+            self._under_way[name] = done
+        else:
+            self._under_way.pop(name, None)
+            self._settled += self._sizes.pop(name)
+        self._show()
+
+    def _show(self) -> None:
+        if self._progress:
+            self._progress(self._settled + sum(self._under_way.values()), self._total)
 
 
 def _conclude(
-    card: Card, wanted: Mapping[str, Any], work: Workspace, tally: _Tally, facts: Mapping[str, Any]
+    card: Card, wanted: Mapping[str, Any], work: Workspace, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write the index, then `dataset.json`; return its content."""
-    parts = work.load()
+    tally, shards, parts = Tally(), list[dict[str, Any]](), list[Path]()
+    for part in work.load().values():
+        tally.add(part.problems, part.examples)
+        if part.shard is not None:
+            shards.append(part.shard)
+            parts.append(part.path)
     if not parts:
         found = ", ".join(f"{cause} {n}" for cause, n in tally.problems.items()) or "none came"
         raise DataError(f"card '{card.name}' gave no usable sample ({found})")
     index = work.out / INDEX
-    digest = merge_parts([part.path for part in parts], index)
-    shards = [part.shard for part in parts]
+    digest = merge_parts(parts, index)
     members = member_names(index)
     with written_whole(work.out / PLACES) as partial:
         write_places(index, digest, [shard["file"] for shard in shards], members, partial)
@@ -287,11 +277,9 @@ def _conclude(
         "index": {"sha256": digest},
         "places": {"sha256": file_hash(work.out / PLACES)},
         "members": members,
-        "splits": {
-            name: {"where": s.where, "expected": s.expected, "note": s.note}
-            for name, s in card.splits.items()
-        },
+        "splits": {name: describe_split(split) for name, split in card.splits.items()},
         "options": wanted["options"],
+        "layout": wanted["layout"],
         "raw": wanted["raw"],
         "facts": dict(facts),
         "problems": dict(sorted(tally.problems.items())),
@@ -299,7 +287,7 @@ def _conclude(
     }
     dataset = ShardDataset(work.out, index, info)
     for name, split in info["splits"].items():
-        split["count"] = len(dataset.select(name))
+        split.update(count_split(dataset, name, texts="texts" in split))
     with written_whole(work.out / INFO) as partial:
         partial.write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return info
@@ -307,11 +295,6 @@ def _conclude(
 
 def _summary(out: Path, info: Mapping[str, Any]) -> Summary:
     splits = info["splits"]
-    warnings = [
-        f"split '{name}' has {split['count']} samples, {split['expected']} were expected"
-        for name, split in splits.items()
-        if split.get("expected") is not None and split["expected"] != split["count"]
-    ]
     return Summary(
         out=out,
         samples=info["samples"],
@@ -319,5 +302,5 @@ def _summary(out: Path, info: Mapping[str, Any]) -> Summary:
         splits={name: split["count"] for name, split in splits.items()},
         problems=dict(info["problems"]),
         examples={cause: list(named) for cause, named in info["examples"].items()},
-        warnings=warnings,
+        warnings=[line for name, split in splits.items() for line in warnings_of(name, split)],
     )

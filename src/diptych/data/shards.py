@@ -14,8 +14,8 @@ from typing import BinaryIO, Self
 import numpy as np
 
 from diptych.data.columns import Row, make_row
-from diptych.data.files import PARTIAL, cannot_write, sync
-from diptych.data.members import BadSampleError, clean_key, pack, probe
+from diptych.data.files import cannot_write, partial_of, sync
+from diptych.data.members import BadSampleError, Facts, clean_key, pack, probe
 from diptych.data.sample import Sample
 from diptych.errors import DataError
 
@@ -94,6 +94,7 @@ class ShardWriter:
         first: number of the first shard to write.
         keys: keys that are taken (those of earlier shards).
         on_shard: called with each finished shard.
+        tag: part of the temporary name, for processes that may write the same shard at the same time.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class ShardWriter:
         first: int = 0,
         keys: KeySet | None = None,
         on_shard: Callable[[FinishedShard], None] | None = None,
+        tag: str = "",
     ) -> None:
         if shard_size < 1:
             raise DataError(f"shard_size: expected at least 1 sample a shard, got {shard_size}")
@@ -113,6 +115,7 @@ class ShardWriter:
             raise DataError(f"'{name}' cannot name shards: letters, digits, '_' and '-' only")
         self._out, self._name, self._shard_size, self._max_bytes = out, name, shard_size, max_bytes
         self._number, self._keys, self._on_shard = first, keys or KeySet(), on_shard
+        self._tag = tag
         self._shard: _OpenShard | None = None
 
     def write(self, sample: Sample) -> Row:
@@ -126,16 +129,29 @@ class ShardWriter:
         members = pack(sample)
         if sample.key in self._keys:
             raise BadSampleError("repeated key", sample.key, "the key is already in the dataset")
-        facts = probe(sample.key, sample.media)
+        return self.append(sample, members, probe(sample.key, sample.media))
+
+    def append(self, sample: Sample, members: dict[str, bytes], facts: Facts, *, strict: bool = True) -> Row:
+        """Append members that were made before, and return the row of the index (without `shard`).
+
+        Args:
+            sample: what the row is about; its key is not checked.
+            members: extension -> content, in the order they are stored.
+            facts: what the header of its medium tells.
+            strict: see `make_row`.
+
+        Raises:
+            DataError: the caller is at fault (see `make_row`), or the file cannot be written.
+        """
         block, places = _lay_out(sample.key, members)
         full = self._shard is not None and self._shard.is_full(len(block), self._shard_size, self._max_bytes)
         start = self._shard.size if self._shard and not full else 0
         moved = {name: (start + offset, size) for name, (offset, size) in places.items()}
-        row = make_row(sample, facts, moved, (start, len(block), zlib.crc32(block)))
+        row = make_row(sample, facts, moved, (start, len(block), zlib.crc32(block)), strict=strict)
         if full:
             self._finish()
         if self._shard is None:
-            self._shard = _OpenShard(self._out / shard_name(self._name, self._number))
+            self._shard = _OpenShard(self._out / shard_name(self._name, self._number), self._tag)
         self._shard.append(block, row)
         self._keys.add(sample.key)
         return row
@@ -175,8 +191,8 @@ class ShardWriter:
 class _OpenShard:
     """The shard being written."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.partial = path, path.with_name(path.name + PARTIAL)
+    def __init__(self, path: Path, tag: str = "") -> None:
+        self.path, self.partial = path, partial_of(path, tag)
         self.size, self.rows, self._digest = 0, list[Row](), hashlib.sha256()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

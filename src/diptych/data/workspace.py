@@ -1,41 +1,45 @@
-"""The state of a preparation on the disk: which shards are finished, and of what."""
+"""The state of a preparation on the disk: which chunks are finished."""
 
 import fcntl
 import json
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diptych.data.columns import make_part
 from diptych.data.derived import FOLDER
 from diptych.data.files import PARTIAL, cannot_write, written_whole
 from diptych.data.index import INDEX, INFO, WORK
 from diptych.data.places import PLACES
-from diptych.data.shards import FinishedShard, KeySet, shard_name
+from diptych.data.writing import META, RUN
 from diptych.errors import DataError
 
 STATE = "state.json"
 LOCK = "lock"
-_META = b"diptych"
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A shard that an earlier run (or this one) finished."""
+    """A chunk that an earlier run (or this one) finished."""
 
     path: Path
     """Its part of the index."""
-    shard: dict[str, Any]
-    """file, samples, bytes, sha256"""
-    tally: dict[str, Any]
-    """What had happened to the samples until then."""
+    number: int
+    fingerprint: str
+    """Of the chunk, see `Chunk`."""
+    shard: dict[str, Any] | None
+    """file, samples, bytes, sha256; None where no sample could be stored"""
+    problems: dict[str, int]
+    examples: dict[str, list[str]]
 
 
 def what_differs(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
@@ -62,21 +66,24 @@ def _show(value: object) -> str:
 class Workspace:
     """The folder `.prepare` inside a dataset being prepared; removed when the preparation ends well.
 
-    It holds `state.json` (what is prepared) and, for each finished shard, its part of the index with the
-    tally of the samples so far. A shard counts as finished when its part is there, which is written after it.
-    One process at a time works in it.
+    It holds `state.json` (what is prepared), `run` (which run may write) and, for each finished chunk, its
+    part of the index. A shard counts as finished when its part is there, which is written after it.
+    One run at a time works in it.
 
     Args:
         out: folder of the dataset.
         identity: what makes a preparation the same one; JSON types.
         force: delete what is in `out` of another one.
 
+    Attributes:
+        run: what `run` holds.
+
     Raises:
         DataError: `out` cannot be used (see `__enter__`).
     """
 
     def __init__(self, out: Path, identity: Mapping[str, Any], *, force: bool = False) -> None:
-        self.out, self.folder = out, out / WORK
+        self.out, self.folder, self.run = out, out / WORK, secrets.token_hex(16)
         self._identity, self._force = dict(identity), force
         self._lock = -1
 
@@ -86,7 +93,12 @@ class Workspace:
             if self._force:
                 self._clear()
             self._check_state()
+            # Before tidying up: what an earlier run left alive (on another machine) must not write any more.
+            (self.folder / RUN).write_text(self.run, encoding="utf-8")
             self._tidy()
+        except OSError as error:
+            self._release()
+            raise cannot_write(self.folder, error) from error
         except BaseException:
             self._release()
             raise
@@ -95,7 +107,9 @@ class Workspace:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or not self._part(0).is_file():
+        if kind is not None:
+            self._tidy()
+        if kind is None or not any(part.shard for part in self.load().values()):
             # Nothing to go on with: an error before the first shard leaves no trace.
             shutil.rmtree(self.folder)
         with suppress(OSError):
@@ -103,56 +117,43 @@ class Workspace:
             self.out.rmdir()
         self._release()
 
-    def load(self) -> list[Finished]:
-        """Return the finished shards, in order, up to the first that is missing or has another size."""
-        found: list[Finished] = []
-        while (part := self._part(len(found))).is_file():
-            facts = json.loads((pq.read_schema(part).metadata or {}).get(_META, b"{}"))
-            shard = self.out / facts["shard"]["file"]
-            if not shard.is_file() or shard.stat().st_size != facts["shard"]["bytes"]:
-                break
-            found.append(Finished(part, facts["shard"], facts["tally"]))
+    def load(self) -> dict[int, Finished]:
+        """Return the finished chunks by number, in order, without those whose shard is gone or was cut."""
+        found: dict[int, Finished] = {}
+        for path in sorted(self.folder.glob("*.parquet"), key=lambda path: (len(path.name), path.name)):
+            part = _read(path)
+            if part is not None and self._is_whole(part):
+                found[part.number] = part
         return found
 
+    def _is_whole(self, part: Finished) -> bool:
+        if part.shard is None:
+            return True
+        with suppress(OSError):
+            return (self.out / part.shard["file"]).stat().st_size == part.shard["bytes"]
+        return False
+
+    def drop_from(self, number: int) -> None:
+        """Delete what there is of chunks from `number` on: the raw files have become fewer."""
+        for part in self.load().values():
+            if part.number >= number:
+                part.path.unlink()
+        self._tidy()
+
     def _tidy(self) -> None:
-        """Delete what a killed run left behind its last finished shard."""
+        """Delete what a killed run left behind: files that are not complete, shards without their part."""
         for partial in (*self.out.glob("*" + PARTIAL), *self.folder.glob("*" + PARTIAL)):
-            partial.unlink()
-        kept = {part.path for part in self.load()}
+            partial.unlink(missing_ok=True)
+        finished = self.load().values()
+        parts = {part.path for part in finished}
         for path in self.folder.glob("*.parquet"):
-            if path not in kept:
+            if path not in parts:
                 path.unlink()
-
-    def store(self, shard: FinishedShard, tally: Mapping[str, Any]) -> None:
-        """Record a finished shard.
-
-        Raises:
-            DataError: the disk is full, or the rows do not make a table.
-        """
-        facts = {
-            "shard": {
-                "file": shard.file,
-                "samples": shard.samples,
-                "bytes": shard.bytes,
-                "sha256": shard.sha256,
-            },
-            "tally": dict(tally),
-        }
-        table = make_part(shard.file, shard.rows).replace_schema_metadata({_META: json.dumps(facts).encode()})
-        number = int(shard.file.removesuffix(".tar").rpartition("-")[2])
-        with written_whole(self._part(number)) as partial:
-            pq.write_table(table, partial)
-
-    def keys(self, finished: Sequence[Finished]) -> KeySet:
-        """Return the keys of the finished shards."""
-        keys = KeySet()
-        for part in finished:
-            for key in pq.read_table(part.path, columns=["key"]).column(0).to_pylist():
-                keys.add(key)
-        return keys
-
-    def _part(self, number: int) -> Path:
-        return self.folder / f"{shard_name(self._identity['card'], number)}.parquet"
+        shards = {part.shard["file"] for part in finished if part.shard}
+        name = re.compile(re.escape(self._identity["card"]) + r"-\d{6,}\.tar")
+        for path in self.out.glob("*.tar"):
+            if path.name not in shards and name.fullmatch(path.name):
+                path.unlink()
 
     def _claim(self) -> None:
         if self.out.exists() and not self.out.is_dir():
@@ -210,3 +211,12 @@ class Workspace:
         for path in self.folder.iterdir():
             if path.name != LOCK:
                 path.unlink()
+
+
+def _read(path: Path) -> Finished | None:
+    try:
+        facts = json.loads((pq.read_schema(path).metadata or {})[META])
+        return Finished(path, **facts)
+    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException):
+        # Cut by hand, or by another version of Diptych: it is made again.
+        return None

@@ -1,0 +1,105 @@
+"""What a card expects: raw files that must be there, and how many samples and texts come out."""
+
+import glob
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diptych.data.cards.base import Card, Source, Split
+from diptych.data.cards.options import names_of
+from diptych.data.index import ShardDataset
+from diptych.data.members import COUNTED
+from diptych.data.raw.folder import INSIDE
+from diptych.errors import DataError
+
+ROUGHLY = 0.05
+"""How far counts may be from those that are known roughly only, as a part of them."""
+
+
+def stats_of_sources(
+    card: Card, sources: Sequence[Source], raw: Path, options: Mapping[str, str]
+) -> dict[str, list[int]]:
+    """Return number, bytes and newest modification time (ns) of the raw files that card and options name.
+
+    A single file gives its size and time only. Of folders nothing is looked at but that they are there.
+
+    Raises:
+        DataError: a file that the card needs or an option names is missing.
+    """
+    missing, stats = [], {}
+    for source in sources:
+        places = (source.path, *source.alternatives)
+        found = {place: list(_matches(raw, place)) for place in places}
+        if source.required and not any(found.values()):
+            missing.append(" or ".join(places))
+        stats.update({place: _stat(paths) for place, paths in found.items() if paths})
+    if missing:
+        raise DataError(
+            f"{raw} lacks {', '.join(missing)} of card '{card.name}' "
+            f"(`diptych data show {card.name}` says where to get them)"
+        )
+    for option in card.annotations:
+        for name in names_of(options.get(option, "")):
+            if not (raw / name).is_file():
+                raise DataError(f"-o {option}={options[option]}: {raw / name} is not there, or is no file")
+            stats[name] = _stat([raw / name])
+    return {place: stat for place, stat in stats.items() if stat}
+
+
+def _matches(raw: Path, place: str) -> Iterator[Path]:
+    """Yield the files and folders of a place; of one inside an archive, the archive."""
+    place = place.partition(INSIDE)[0]
+    if "*" in place:
+        pattern = "*".join(glob.escape(piece) for piece in place.split("*"))
+        yield from sorted(raw.glob(pattern))
+    elif (raw / place).exists():
+        yield raw / place
+
+
+def _stat(paths: Sequence[Path]) -> list[int]:
+    stats = [path.stat() for path in paths if path.is_file()]
+    if not stats:
+        return []
+    size, newest = sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
+    return [size, newest] if len(stats) == 1 else [len(stats), size, newest]
+
+
+def describe_split(split: Split) -> dict[str, Any]:
+    """Return what `dataset.json` says of a split before it is counted."""
+    said: dict[str, Any] = {"where": split.where, "expected": split.expected, "note": split.note}
+    if split.texts is not None:
+        said["texts"] = split.texts
+    if split.about:
+        said["about"] = True
+    return said
+
+
+def count_split(dataset: ShardDataset, name: str, *, texts: bool) -> dict[str, int]:
+    """Return the number of samples of a split (`count`), and of captions, questions and statements.
+
+    Args:
+        dataset: the dataset.
+        name: the split.
+        texts: whether texts are to be counted (`count_texts`).
+    """
+    counts = {"count": len(dataset.select(name))}
+    if texts:
+        columns = ["captions", *(column for column in COUNTED if column in dataset.columns)]
+        total = " + ".join(f'coalesce("{column}", 0)' for column in columns)
+        where = dataset.splits[name].where
+        found = dataset.query(f"select coalesce(sum({total}), 0)::bigint as n from samples where ({where})")
+        counts["count_texts"] = int(found.column("n")[0].as_py())
+    return counts
+
+
+def warnings_of(name: str, split: Mapping[str, Any]) -> list[str]:
+    """Say where the counts of a split of `dataset.json` differ from what was expected."""
+    about = bool(split.get("about"))
+    pairs = [("samples", split.get("expected"), split["count"])]
+    if "count_texts" in split:
+        pairs.append(("texts", split.get("texts"), split["count_texts"]))
+    return [
+        f"split '{name}' has {count} {what}, {'about ' if about else ''}{expected} were expected"
+        for what, expected, count in pairs
+        if expected is not None and abs(count - expected) > (ROUGHLY * expected if about else 0)
+    ]
