@@ -1,0 +1,160 @@
+"""What the cards of URL lists share: rows beside fetched media, shards of download tools, JSON lines."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from diptych.data.cards.base import LeftOut, Source, Unread
+from diptych.data.cards.fetched import KINDS, Fetched, fetched
+from diptych.data.cards.options import Options, names_of
+from diptych.data.members import clean_key
+from diptych.data.raw.folder import RawFolder
+from diptych.data.raw.listed import Listed, open_text, squeeze
+from diptych.data.raw.refs import Ref
+from diptych.data.raw.tables import lines
+from diptych.data.sample import Sample
+from diptych.errors import DataError, UsageError
+
+SPLITS_OPTION = {"splits": "splits to prepare, with commas (default: those whose list is there)"}
+COLUMNS_OPTION = {
+    "columns": "layout `fetched`: further columns of the JSON files to keep, with commas (one type a column)"
+}
+FETCHED = Source(
+    "*.tar",
+    "the output folder of `diptych data fetch`, img2dataset or video2dataset",
+    alternatives=("*/*.tar", "*/*/*.tar", "0*"),
+)
+FETCHED_TEXT = (
+    'What a download tool wrote: tars (also below folders), or the folders `00000/` of the form "files", '
+    "with a JSON file for each sample. A word `val` or `validation` in the name of a tar or folder makes its "
+    "samples that split. `--raw` is the output folder."
+)
+REPORTED = {"original_width": int, "original_height": int}
+"""What tools report of a picture before they resized it."""
+IMAGE_COLUMNS = "`url`; `original_width`, `original_height` (layout `fetched`)"
+
+
+def needed(raw: Path | None, card: str) -> Path:
+    """Return the raw folder.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if raw is None:
+        raise UsageError(f"card '{card}' needs its raw files: give their folder with --raw")
+    return raw
+
+
+def chosen_splits(given: Options, rows: Iterator[Listed]) -> Iterator[Listed]:
+    """Yield the rows of the splits that the user wants."""
+    wanted = names_of(given.text("splits"))
+    return (row for row in rows if not wanted or row.split in wanted)
+
+
+def placed(row: Listed, ref: Ref | None, kind: str, **more: Any) -> Unread | LeftOut:
+    """Return the sample of a row whose medium lies at `ref`.
+
+    Args:
+        row: the row.
+        ref: its medium; None if it is not there.
+        kind: `picture` or `video`.
+        more: further facts.
+    """
+    if row.problem:
+        return LeftOut("bad entry", row.id, row.problem)
+    if ref is None:
+        return LeftOut(f"missing {kind}", row.id, row.file)
+    extension = PurePosixPath(row.file).suffix[1:].lower()
+    if extension not in KINDS[kind]:
+        # The content says what it is; the name is for people.
+        extension = "jpg" if kind == "picture" else "mp4"
+    meta = {"url": row.url, **row.more, **more}
+    return Unread(Sample(row.id, {}, (row.caption,), "", row.split, meta), {extension: ref})
+
+
+def check_media(raw: Path, card: str, split: str, *places: str) -> None:
+    """Refuse a split whose media are wholly missing: millions of missing pictures are a wrong folder.
+
+    Raises:
+        DataError: none of the places is there.
+    """
+    if not any((raw / place).exists() for place in places):
+        raise DataError(
+            f"{raw}: there is a list of the split '{split}' but none of {', '.join(places)}; fetch its media "
+            f"first (`diptych data show {card}`), leave the split out with -o splits=, or read the shards "
+            "of a "
+            "download tool with --layout fetched"
+        )
+
+
+def from_fetched(
+    card: str, raw: Path | None, options: Mapping[str, str], known: Mapping[str, str], kind: str
+) -> Iterator[tuple[Fetched, dict[str, Any]] | LeftOut]:
+    """Yield each fetched sample with the facts that all these cards keep of it.
+
+    Raises:
+        UsageError: a wrong option.
+        DataError: there are no shards.
+    """
+    columns = names_of(Options(card, options, known).text("columns"))
+    for found in fetched(needed(raw, card), kind):
+        if isinstance(found, LeftOut):
+            yield found
+            continue
+        meta: dict[str, Any] = {"url": found.text("url")}
+        for name, cast in REPORTED.items():
+            if isinstance(found.side.get(name), int | float):
+                meta[name] = cast(found.side[name])
+        yield found, {**meta, **{name: found.side[name] for name in columns if name in found.side}}
+
+
+def as_sample(found: Fetched, key: str, meta: Mapping[str, Any], match_id: str = "") -> Unread:
+    """Return a fetched sample under a key of the card's own."""
+    sample = Sample(key, {}, found.captions, match_id, found.split, dict(meta))
+    return Unread(sample, dict([found.medium]))
+
+
+def image_lines(raw: Path, folder: str, path: Path, split: str) -> Iterator[Unread | LeftOut]:
+    """Yield the samples of Uni-Perceiver's JSON lines about pictures, `{"image": ..., "caption": ...}`.
+
+    Args:
+        raw: the data folder.
+        folder: that of the dataset below it; pictures are named from there, `ARCHIVE.zip@/name` or unpacked.
+        path: the list.
+        split: the split it is of.
+    """
+    files = RawFolder(raw)
+    for number, entry in entries_of(path):
+        place = f"{path.name}, line {number + 1}"
+        image, caption = entry.get("image"), _caption(entry.get("caption"))
+        if not isinstance(image, str) or not image.strip() or caption is None:
+            yield LeftOut(
+                "bad entry", place, str(entry.get("problem") or "no 'image', or no text in 'caption'")
+            )
+            continue
+        name = image.strip().removeprefix("./")
+        plain = name.replace(".zip@", "")
+        ref = files.find(f"{folder}/{plain}", f"{folder}/{name}")
+        key = clean_key(f"{split}_{plain.removeprefix(f'{split}_image/').rpartition('.')[0]}")
+        yield placed(Listed(key, "", caption, split, plain), ref, "picture")
+
+
+def entries_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield number and object of each line that is not empty; a damaged one is `{"problem": why}`."""
+    with open_text(path) as stream:
+        for number, line in lines(stream):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+            except ValueError as error:
+                entry = {"problem": f"no JSON: {error}"}
+            yield number, entry if isinstance(entry, dict) else {"problem": "expected an object"}
+
+
+def _caption(value: object) -> str | None:
+    """Return a caption that is a text or a list of words."""
+    if isinstance(value, list) and all(isinstance(word, str) for word in value):
+        return squeeze(" ".join(value))
+    return squeeze(value) if isinstance(value, str) else None
