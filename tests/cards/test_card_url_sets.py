@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from card_checks import Prepared
+from url_checks import captions, prepared
 
 from diptych.data.cards.base import LeftOut, Unread
 from diptych.data.cards.fetched import fetched
@@ -16,27 +16,16 @@ from diptych.data.index import ShardDataset
 from diptych.data.loader import Loader
 from diptych.data.miniatures import url_sets
 from diptych.data.miniatures.media import colour_of, picture
-from diptych.data.prepare import Summary, load_card, prepare
+from diptych.data.prepare import load_card, prepare
 from diptych.data.raw.url_lists import url_list
 from diptych.data.sample import Sample
 from diptych.data.sources import open_sources
 from diptych.errors import DataError, UsageError
 
 
-def prepared(card: str, folder: Path, layout: str = "", **options: str) -> tuple[Summary, dict[str, Sample]]:
-    """Prepare a card's miniature, check every byte, and return what was counted and the samples by key."""
-    made = Prepared(card, folder, layout, **options)
-    made.check()
-    return made.summary, made.samples
-
-
 def colours(samples: dict[str, Sample]) -> dict[str, int]:
     """Return the colour of each sample's picture."""
     return {key: colour_of(next(iter(sample.media.values()))) for key, sample in samples.items()}
-
-
-def captions(samples: dict[str, Sample]) -> dict[str, tuple[str, ...]]:
-    return {key: sample.captions for key, sample in samples.items()}
 
 
 SQUEEZED = '"look , an éclair" said somebody .'
