@@ -21,6 +21,10 @@ CARDS: dict[str, str] = {
     "msr-vtt": "diptych.data.cards.msrvtt:CARD",
     "msrvtt-qa": "diptych.data.cards.msrvtt_qa:CARD",
     "msrvtt-mc": "diptych.data.cards.msrvtt_mc:CARD",
+    "bookswiki": "diptych.data.cards.bookswiki:CARD",
+    "glue": "diptych.data.cards.glue:CARD",
+    "nlvr2": "diptych.data.cards.nlvr2:CARD",
+    "snli-ve": "diptych.data.cards.snli_ve:CARD",
 }
 """Card name -> "module:object", imported on first use."""
 
