@@ -18,6 +18,7 @@ CARDS: dict[str, str] = {
     "cc3m": "diptych.data.cards.cc3m:CARD",
     "cc12m": "diptych.data.cards.cc12m:CARD",
     "yfcc15m": "diptych.data.cards.yfcc15m:CARD",
+    "webvid": "diptych.data.cards.webvid:CARD",
     "msr-vtt": "diptych.data.cards.msrvtt:CARD",
     "msrvtt-qa": "diptych.data.cards.msrvtt_qa:CARD",
     "msrvtt-mc": "diptych.data.cards.msrvtt_mc:CARD",
@@ -25,6 +26,8 @@ CARDS: dict[str, str] = {
     "glue": "diptych.data.cards.glue:CARD",
     "nlvr2": "diptych.data.cards.nlvr2:CARD",
     "snli-ve": "diptych.data.cards.snli_ve:CARD",
+    "imagenet-1k": "diptych.data.cards.imagenet:CARD",
+    "imagenet-21k": "diptych.data.cards.imagenet_21k:CARD",
 }
 """Card name -> "module:object", imported on first use."""
 

@@ -140,8 +140,8 @@ def _hashed(name: str, text: str) -> str:
 def draw_order(names: Sequence[str], label: str, seed: int) -> Callable[[str], dict[str, int]]:
     """Return a function from a name to its place in a random order of its class.
 
-    The entries `draw` (place, from 0) and `class_size` make few-shot selections: the published one keeps
-    `int(class_size * fraction) + 1` media of each class.
+    The entries `draw` (place, from 0) and `drawn_of` make few-shot selections: the published one keeps
+    `int(drawn_of * fraction) + 1` media of each class.
 
     Args:
         names: of the media of a class, all different.
@@ -151,9 +151,9 @@ def draw_order(names: Sequence[str], label: str, seed: int) -> Callable[[str], d
     order = sorted(names)
     random.Random(f"{seed}/{label}").shuffle(order)
     places = {name: i for i, name in enumerate(order)}
-    return lambda name: {"draw": places[name], "class_size": len(places)}
+    return lambda name: {"draw": places[name], "drawn_of": len(places)}
 
 
 def few_shot(percent: int) -> str:
     """Return the condition that selects `percent` of the training media of each class, and one."""
-    return f"split = 'train' and draw < class_size * {percent} // 100 + 1"
+    return f"split = 'train' and draw < drawn_of * {percent} // 100 + 1"
