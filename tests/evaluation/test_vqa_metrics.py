@@ -6,16 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diptych.data.vqa_answers import canonical_answer, normalise_answer, soft_scores
 from diptych.metrics.accuracy import best_constant, best_constant_by_kind, by_kind, mean
-from diptych.metrics.vqa import (
-    canonical_answer,
-    entry_answers,
-    entry_scores,
-    equal_answers,
-    normalise_answer,
-    soft_scores,
-    vqa_accuracy,
-)
+from diptych.metrics.vqa import entry_answers, entry_scores, equal_answers, vqa_accuracy
 
 
 @pytest.mark.parametrize(
@@ -98,6 +91,7 @@ def test_targets_by_the_number_of_people() -> None:
     assert entry_scores({"answers": ["red"]}) == {"red": 0.3}
     assert entry_scores({"answers": ["red"], "dataset": "vg"}) == {"red": 1.0}
     assert entry_scores({"question": "What?"}) == {}
+    assert entry_scores({"scores": {"red": 0.6, "blue": 1}}) == {"red": 0.6, "blue": 1.0}
     assert entry_answers({"answer": 3}) == ["3"]
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from diptych.data.batch import Batch
 from diptych.data.draws import Draws
-from diptych.metrics.vqa import entry_scores, soft_score, soft_scores
+from diptych.data.vqa_answers import soft_score, soft_scores
+from diptych.metrics.vqa import entry_scores
 from diptych.systems.eve.convert import from_published
 from diptych.systems.eve.model import EveModel
 from diptych.systems.protocol import ImageSpec

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diptych.data.vqa_answers import canonical_answer
 from diptych.errors import DataError
-from diptych.metrics.vqa import canonical_answer, entry_answers, entry_scores
+from diptych.metrics.vqa import entry_answers, entry_scores
 
 
 class Answers:

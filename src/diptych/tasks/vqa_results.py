@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from diptych.data.batch import Batch
+from diptych.data.vqa_answers import canonical_answer
 from diptych.errors import RunError
 from diptych.metrics.accuracy import best_constant, best_constant_by_kind, by_kind, mean
-from diptych.metrics.vqa import canonical_answer, entry_answers, vqa_accuracy
+from diptych.metrics.vqa import entry_answers, vqa_accuracy
 from diptych.systems.task import EvalData, Evaluation
 from diptych.tasks.rows import collect_rows
 
