@@ -72,24 +72,27 @@ class _Group:
     texts: dict[str, bytes]
 
 
-def fetched(raw: Path, kind: str) -> Iterator[Fetched | LeftOut]:
+def fetched(raw: Path, kind: str, *, held_out_first: bool = False) -> Iterator[Fetched | LeftOut]:
     """Yield what lies in the shards below a folder, shard by shard in the order of their names.
 
     Args:
         raw: the folder.
         kind: `picture` or `video`: which media count, others of a sample (sound) are left.
+        held_out_first: shards of val and test come first, so that of a key in both it is the one in train
+            that is left out.
 
     Raises:
         DataError: there is no shard.
     """
-    none = True
-    for place in _shards(raw):
-        none = False
-        yield from _Shard(raw, place, kind).samples()
-    if none:
+    shards = [_Shard(raw, place, kind) for place in _shards(raw)]
+    if not shards:
         raise DataError(
             f"{raw}: no shards of a download tool: expected tars such as 00000.tar, or folders such as 00000/"
         )
+    if held_out_first:
+        shards.sort(key=lambda shard: shard.split == "train")
+    for shard in shards:
+        yield from shard.samples()
 
 
 def _shards(raw: Path) -> Iterator[Path]:
@@ -117,7 +120,7 @@ class _Shard:
         relative = place.relative_to(raw)
         self.name = relative.as_posix()
         words = re.split(r"[^a-z]+", self.name.lower())
-        self._split = next((SPLITS[word] for word in words if word in SPLITS), "train")
+        self.split = next((SPLITS[word] for word in words if word in SPLITS), "train")
         self._folder = [part for part in relative.parts[:-1] if part.lower() not in SPLITS]
 
     def samples(self) -> Iterator[Fetched | LeftOut]:
@@ -157,7 +160,7 @@ class _Shard:
                 raise EOFError("it has no end")
 
     def _sample(self, group: _Group) -> Fetched | LeftOut:
-        key = self._key(group.name, self._split)
+        key = self._key(group.name, self.split)
         try:
             side = json.loads(group.texts.get("json") or b"{}")
         except ValueError as error:
@@ -166,7 +169,7 @@ class _Shard:
             return LeftOut("bad entry", key, f"{self.name}: expected an object in its JSON")
         text = group.texts.get("txt", b"").decode("utf-8", errors="replace")
         captions, side = _texts(side, text)
-        split = SPLITS.get(str(side.get("split", "")), self._split)
+        split = SPLITS.get(str(side.get("split", "")), self.split)
         key = self._key(group.name, split)
         medium = next(
             ((name, group.media[name]) for name in sorted(group.media) if self._is_medium(name)), None
@@ -198,7 +201,7 @@ class _Shard:
             for row in pq.read_table(path, columns=sorted(names)).to_pylist():
                 if row["status"] != "success" and str(row["key"]) not in known:
                     yield LeftOut(
-                        f"missing {self._kind}", self._key(str(row["key"]), self._split), self._reason(row)
+                        f"missing {self._kind}", self._key(str(row["key"]), self.split), self._reason(row)
                     )
         except (OSError, pa.ArrowException) as error:
             yield LeftOut("damaged shard", path.name, str(error).splitlines()[0])

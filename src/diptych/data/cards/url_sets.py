@@ -9,6 +9,7 @@ from diptych.data.cards.base import LeftOut, Source, Unread
 from diptych.data.cards.fetched import KINDS, Fetched, fetched
 from diptych.data.cards.options import Options, names_of
 from diptych.data.members import clean_key
+from diptych.data.raw.clips import ClipRef
 from diptych.data.raw.folder import RawFolder
 from diptych.data.raw.listed import Listed, open_text, squeeze
 from diptych.data.raw.refs import Ref
@@ -89,16 +90,22 @@ def check_media(raw: Path, card: str, split: str, *places: str) -> None:
 
 
 def from_fetched(
-    card: str, raw: Path | None, options: Mapping[str, str], known: Mapping[str, str], kind: str
+    card: str,
+    raw: Path | None,
+    options: Mapping[str, str],
+    known: Mapping[str, str],
+    kind: str,
+    *,
+    held_out_first: bool = False,
 ) -> Iterator[tuple[Fetched, dict[str, Any]] | LeftOut]:
-    """Yield each fetched sample with the facts that all these cards keep of it.
+    """Yield each fetched sample with the facts that all these cards keep of it; see `fetched`.
 
     Raises:
         UsageError: a wrong option.
         DataError: there are no shards.
     """
     columns = names_of(Options(card, options, known).text("columns"))
-    for found in fetched(needed(raw, card), kind):
+    for found in fetched(needed(raw, card), kind, held_out_first=held_out_first):
         if isinstance(found, LeftOut):
             yield found
             continue
@@ -107,6 +114,40 @@ def from_fetched(
             if isinstance(found.side.get(name), int | float):
                 meta[name] = cast(found.side[name])
         yield found, {**meta, **{name: found.side[name] for name in columns if name in found.side}}
+
+
+def clip_lines(raw: Path, path: Path, split: str, *folders: str) -> Iterator[Unread | LeftOut]:
+    """Yield the samples of JSON lines as SNP-S3 reads them: `{"clip_name", "caption"}`, also `start`, `end`.
+
+    Args:
+        raw: the data folder.
+        path: the list; one line a clip.
+        split: the split it is of.
+        folders: where the videos are, below `raw`.
+    """
+    files = RawFolder(raw)
+    for number, entry in entries_of(path):
+        name, caption = entry.get("clip_name"), entry.get("caption")
+        start, end = (_seconds(entry.get(n)) for n in ("start", "end"))
+        if not isinstance(name, str) or not name.strip() or not isinstance(caption, str):
+            place = f"{path.name}, line {number + 1}"
+            yield LeftOut(
+                "bad entry", place, str(entry.get("problem") or "no text in 'clip_name' or 'caption'")
+            )
+            continue
+        # Names without an ending are those of MP4 files.
+        name = name if "." in name else f"{name}.mp4"
+        key = clean_key(name.rpartition(".")[0])
+        ref: Ref | None = files.find(*(f"{folder}/{name}" for folder in folders))
+        if end is not None:
+            key = f"{key}_{round((start or 0.0) * 1000)}_{round(end * 1000)}"
+            ref = ClipRef(ref, start or 0.0, end) if ref is not None else None
+            name = f"{name.rpartition('.')[0]}.mp4"
+        yield placed(Listed(key, "", squeeze(caption), split, name), ref, "video")
+
+
+def _seconds(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def as_sample(found: Fetched, key: str, meta: Mapping[str, Any], match_id: str = "") -> Unread:

@@ -45,13 +45,17 @@ def clock_ms(text: object) -> int | None:
     return (int(hours) * 3600 + int(minutes) * 60 + int(seconds)) * 1000 + int((rest or "0").ljust(3, "0"))
 
 
-def webvid(raw: Path) -> Iterator[Listed]:
-    """Yield the rows of WebVid, train then val; of 10M where both sizes are there.
+def webvid(raw: Path, size: str = "") -> Iterator[Listed]:
+    """Yield the rows of WebVid, train then val.
+
+    Args:
+        raw: folder with the lists.
+        size: `2M` or `10M`; empty: the larger one that is there.
 
     Raises:
         DataError: there is no list, or it lacks a column.
     """
-    for split, files in webvid_files(raw).items():
+    for split, files in webvid_files(raw, size).items():
         for path in files:
             yield from _webvid_rows(path, split)
 
