@@ -11,7 +11,7 @@ _CONTROL = dict.fromkeys((*range(32), *range(0x7F, 0xA0)), " ")
 _ENDS = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+(?=[\"'“‘«(\[]*[A-Z0-9À-ÖØ-Þ])")
 _ABBREVIATION = re.compile(
     r"[A-Z]|(?i:mr|mrs|ms|dr|prof|st|sr|jr|gen|col|lt|sgt|capt|rev|hon|no|nos|vol|vs|etc|fig|cf|inc|ltd|co|corp|"
-    r"dept|est|approx|jan|feb|mar|apr|jun|jul|aug|sep|sept|oct|nov|dec|ca|al|pp|ed|eds)"
+    r"dept|est|approx|jan|feb|mar|apr|jun|jul|aug|sep|sept|oct|nov|dec|ca|al|p|pp|b|d|v|ed|eds)"
 )
 
 

@@ -40,7 +40,10 @@ LINES: dict[str, Sequence[dict[str, Any] | str]] = {
         entry("dev-9001-0-0", "There are two dogs.", "True"),
         entry("dev-850-3-1", "Left is red.", "False"),
     ),
-    "test1": (entry("test1-5-0-0", "A broken picture is right.", "True"),),
+    "test1": (
+        entry("test1-5-0-0", "A broken picture is left.", "True"),
+        entry("test1-4-2-0", "There are two dogs.", "False"),
+    ),
 }
 """Pairs out of order, a label that is none, a damaged line, equal statements about two pairs."""
 
@@ -50,6 +53,7 @@ PICTURES = {
     "train/3/train-99-0": (5, 6),
     "dev/dev-9001-0": (7, 8),
     "dev/dev-850-3": (9, 10),
+    "test1/test1-4-2": (13, 14),
 }
 """Pair -> colours of its pictures. Nobody refers to train-99-0; those of train-30-1 are half there."""
 
@@ -66,8 +70,8 @@ def make_nlvr2(raw: Path, layout: str = "") -> None:
             kind = ("png", "jpg", "gif")[number % 3]
             _write(raw / "images" / f"{pair}-{side}.png", picture(colour, format=kind))
     _write(raw / "images/train/3/train-30-1-img0.png", picture(11, format="png"))
-    _write(raw / "images/test1/test1-5-0-img0.png", picture(12, format="png"))
-    _write(raw / "images/test1/test1-5-0-img1.png", b"<html>not found</html>")
+    _write(raw / "images/test1/test1-5-0-img0.png", b"<html>not found</html>")
+    _write(raw / "images/test1/test1-5-0-img1.png", picture(12, format="png"))
 
 
 def _write(path: Path, content: bytes) -> None:
