@@ -19,6 +19,7 @@ CARDS: dict[str, str] = {
     "cc12m": "diptych.data.cards.cc12m:CARD",
     "yfcc15m": "diptych.data.cards.yfcc15m:CARD",
     "webvid": "diptych.data.cards.webvid:CARD",
+    "internvid": "diptych.data.cards.internvid:CARD",
     "msr-vtt": "diptych.data.cards.msrvtt:CARD",
     "msrvtt-qa": "diptych.data.cards.msrvtt_qa:CARD",
     "msrvtt-mc": "diptych.data.cards.msrvtt_mc:CARD",
@@ -28,6 +29,9 @@ CARDS: dict[str, str] = {
     "snli-ve": "diptych.data.cards.snli_ve:CARD",
     "imagenet-1k": "diptych.data.cards.imagenet:CARD",
     "imagenet-21k": "diptych.data.cards.imagenet_21k:CARD",
+    "kinetics-400": "diptych.data.cards.kinetics:CARD_400",
+    "kinetics-700": "diptych.data.cards.kinetics:CARD_700",
+    "moments-in-time": "diptych.data.cards.moments:CARD",
 }
 """Card name -> "module:object", imported on first use."""
 
