@@ -116,8 +116,14 @@ class _Process:
             self.channel.send((function, task.deaths > 0))
             self.channel.send_bytes(task.work)
 
-    def end(self) -> int:
-        """End the process, whatever it does; return its status."""
+    def end(self, patience: float = 0) -> int:
+        """End the process, whatever it does; return its status.
+
+        Args:
+            patience: seconds that it gets to end by itself.
+        """
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(patience)
         self._process.kill()
         status = self._process.wait()
         self.channel.close()
@@ -191,7 +197,8 @@ class _Pool:
     def _bury(self, process: _Process, task: _Packed) -> None:
         """Give the task of a dead process to a new one, or give it up."""
         del self._busy[process.channel]
-        status = process.end()
+        # It has closed its socket: it is on its way out, and the reason is wanted.
+        status = process.end(patience=5)
         task.deaths += 1
         if task.deaths < MAX_DEATHS:
             self._told(task.name, 0)

@@ -1,5 +1,6 @@
 """How a task went, in a form that any process can hand to another one."""
 
+import pickle
 import traceback
 from dataclasses import dataclass
 from typing import Any
@@ -32,10 +33,10 @@ class Outcome:
         raise _KNOWN.get(self.kind, TaskError)(self.message)
 
 
-def attempt(function: Function, work: Any, tell: Tell) -> Outcome:
-    """Do a task."""
+def attempt_packed(function: Function, packed: bytes, tell: Tell) -> Outcome:
+    """Do a task whose work is pickled: what is in it must be importable here."""
     try:
-        return Outcome(function(work, tell))
+        return Outcome(function(pickle.loads(packed), tell))
     except DiptychError as error:
         kind = next((name for name, known in _KNOWN.items() if isinstance(error, known)), "DataError")
         return Outcome(None, kind, str(error))

@@ -1,13 +1,13 @@
 """What a worker process of the local engine does."""
 
 import os
-import pickle
 import signal
 import threading
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from diptych.data.engines.outcomes import attempt
+from diptych.data.engines.outcomes import attempt_packed
 
 PAUSE = 0.2
 """Seconds between two messages of how far a task is."""
@@ -23,14 +23,12 @@ def serve(channel: int, alive: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
     connection = Connection(channel)
-    while True:
-        try:
+    # The other end may go at any moment, also in the middle of a message.
+    with suppress(EOFError, OSError):
+        while True:
             function, careful = connection.recv()
-            work = pickle.loads(connection.recv_bytes())
-        except EOFError:
-            return
-        connection.send(attempt(function, work, _Teller(connection, careful)))
-        del work
+            packed = connection.recv_bytes()
+            connection.send(attempt_packed(function, packed, _Teller(connection, careful)))
 
 
 def _end_with(alive: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from diptych.data.engines import MAX_DEATHS, MAX_HELD, Function, Task, Told
 from diptych.data.engines.draw import Draw
-from diptych.data.engines.outcomes import Outcome, attempt
+from diptych.data.engines.outcomes import Outcome, attempt_packed
 from diptych.errors import DataError, UsageError
 
 AHEAD = 2
@@ -117,7 +117,7 @@ def _join(workers: int | None) -> None:
 
 
 def _attempt(function: Function, packed: bytes) -> Outcome:
-    return attempt(function, pickle.loads(packed), lambda done, at: None)
+    return attempt_packed(function, packed, lambda done, at: None)
 
 
 def _outcome(task: Task, reference: Any) -> Outcome:

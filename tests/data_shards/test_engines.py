@@ -1,0 +1,242 @@
+"""Engines: every task once, errors, and processes that die."""
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import disturbed
+import pytest
+from toy_card import toy_card, tree
+
+from diptych.data.chunks import cut
+from diptych.data.engines import Task, make_engine
+from diptych.data.engines.local import AHEAD, LocalEngine
+from diptych.data.engines.outcomes import TaskError
+from diptych.data.prepare import prepare
+from diptych.data.workspace import Workspace
+from diptych.data.writing import ChunkJob, write_chunk
+from diptych.errors import DataError, UsageError
+
+HERE = Path(__file__).parent
+
+
+def tasks(works: object) -> Iterator[Task]:
+    return (Task(f"task {i}", work, 2) for i, work in enumerate(works))  # type: ignore[arg-type, var-annotated]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_task_once(workers: int) -> None:
+    told: list[tuple[str, int]] = []
+    done = list(LocalEngine(workers).run(disturbed.double, tasks(range(7)), lambda *said: told.append(said)))
+    assert sorted(done) == [(f"task {i}", 2 * i) for i in range(7)]
+    assert [said for said in sorted(told) if said[1] == 2] == [(f"task {i}", 2) for i in range(7)]
+    assert list(LocalEngine(workers).run(disturbed.double, tasks([]))) == []
+
+
+def test_one_task_needs_no_process() -> None:
+    assert list(LocalEngine(8).run(lambda work, tell: os.getpid(), tasks([0]))) == [("task 0", os.getpid())]
+
+
+def test_tasks_are_drawn_as_they_are_needed() -> None:
+    drawn = 0
+
+    def endless() -> Iterator[int]:
+        nonlocal drawn
+        while True:
+            yield drawn
+            drawn += 1
+
+    running = LocalEngine(2).run(disturbed.double, tasks(endless()))
+    for finished in range(1, 6):
+        next(running)
+        assert drawn <= finished + 2 + AHEAD
+    running.close()  # type: ignore[attr-defined]
+    assert disturbed.children(os.getpid()) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_of_a_task(workers: int) -> None:
+    drawn: list[int] = []
+
+    def noted() -> Iterator[int]:
+        for i in range(100):
+            drawn.append(i)
+            yield i
+
+    done: list[int] = []
+    error = ValueError if workers == 1 else TaskError
+    with pytest.raises(error, match="three") as caught:
+        done.extend(result for _, result in LocalEngine(workers).run(disturbed.fail, tasks(noted())))
+    assert sorted(done)[:3] == [0, 1, 2]
+    assert len(drawn) < 20
+    if workers == 2:
+        assert 'raise ValueError("three")' in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_in_drawing_lets_the_drawn_ones_finish(workers: int) -> None:
+    def broken() -> Iterator[int]:
+        yield from range(4)
+        raise OSError("the list ends here")
+
+    done: list[int] = []
+    with pytest.raises(OSError, match="the list ends here"):
+        done.extend(result for _, result in LocalEngine(workers).run(disturbed.double, tasks(broken())))
+    assert sorted(done) == [0, 2, 4, 6]
+
+
+def test_what_workers_cannot_import_is_said() -> None:
+    class Local:
+        pass
+
+    with pytest.raises(AttributeError, match=r"Can't (get|pickle) local object"):
+        list(LocalEngine(2).run(disturbed.double, tasks([Local(), Local()])))
+
+
+def test_a_task_survives_two_deaths(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    works = [(tmp_path / "a", 2), (tmp_path / "b", 0)]
+    done = dict(LocalEngine(2).run(disturbed.die, tasks(works)))
+    assert done == {"task 0": "2 deaths", "task 1": "0 deaths"}
+
+
+def test_the_third_death_of_a_task_is_an_error(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    works = [(tmp_path / "a", 0), (tmp_path / "b", 9), (tmp_path / "c", 0)]
+    with pytest.raises(DataError) as caught:
+        list(LocalEngine(2).run(disturbed.die, tasks(works)))
+    said = str(caught.value)
+    assert said.startswith(
+        "task 1: 3 worker processes died of it, the last one at 'second' "
+        "(SIGKILL, as when memory runs out); what is finished stays: free memory, use fewer workers"
+    )
+
+
+def test_wrong_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="unknown engine 'rya'; did you mean 'ray'"):
+        make_engine("rya")
+    with pytest.raises(UsageError, match="workers: expected at least 1, got 0"):
+        make_engine("local", 0)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=re.escape("needs the package ray: pip install 'diptych[ray]'")):
+        make_engine("ray")
+
+
+@pytest.mark.parametrize("workers", [2, None])
+def test_workers_change_nothing(tmp_path: Path, workers: int | None) -> None:
+    card = disturbed.slow_card()
+    prepare(card, None, tmp_path / "one", shard_size=8)
+    progress: list[int] = []
+    summary = prepare(
+        card, None, tmp_path / "many", shard_size=8, workers=workers, progress=lambda n, _: progress.append(n)
+    )
+    assert tree(tmp_path / "one") == tree(tmp_path / "many")
+    # 120 samples and 18 that the card leaves out.
+    assert progress[-1] == 138
+    assert sorted(progress) == progress
+    missing = sum(i % 11 == 0 or i // 4 == 5 for i in range(120))
+    broken = sum(i % 13 == 0 and i % 11 != 0 and i // 4 != 5 for i in range(120))
+    assert summary.problems == {
+        "missing file": missing, "missing picture": 18, "unreadable picture": broken
+    }  # fmt: skip
+    assert summary.samples == 120 - missing - broken
+
+
+def test_a_chunk_without_a_sample_leaves_a_gap(tmp_path: Path) -> None:
+    prepare(disturbed.slow_card(), None, tmp_path, shard_size=4)
+    info = json.loads((tmp_path / "dataset.json").read_text())
+    numbers = [int(shard["file"][5:11]) for shard in info["shards"]]
+    assert numbers == [i for i in range(30) if i != 5]
+    assert not (tmp_path / "slow-000005.tar").exists()
+
+
+def test_what_an_earlier_run_left_alive_writes_nothing(tmp_path: Path) -> None:
+    """A worker on another machine that has not noticed yet that its job is dead."""
+    card = toy_card()
+
+    def note(n: int, total: int | None) -> None:
+        if n > 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(card, None, tmp_path, shard_size=7, progress=note)
+    job = ChunkJob(next(cut(card.convert(None, {}), 7)), tmp_path, "toy", "of an earlier run")
+    with pytest.raises(DataError, match="another process has taken over the preparation"):
+        write_chunk(job, lambda done, at: None)
+    assert list(tmp_path.rglob("*.partial")) == []
+    prepare(card, None, tmp_path, shard_size=7)
+    with pytest.raises(DataError, match="must lie on a file system that all machines share"):
+        write_chunk(job, lambda done, at: None)
+    prepare(card, None, tmp_path.with_name("fresh"), shard_size=7)
+    assert tree(tmp_path) == tree(tmp_path.with_name("fresh"))
+
+
+def test_parts_of_another_version_are_made_again(tmp_path: Path) -> None:
+    with Workspace(tmp_path, {"card": "toy"}) as work:
+        for name in ("toy-000000.tar.parquet", "toy-000001.tar.parquet.x-1.partial"):
+            (work.folder / name).write_bytes(b"?")
+        assert work.load() == {}
+
+
+INTERRUPTED = """
+import sys, disturbed
+from pathlib import Path
+from diptych.data.prepare import prepare
+def tell(n, total):
+    if n > 12:
+        print("go", flush=True)
+try:
+    prepare(disturbed.slow_card(), None, Path(sys.argv[1]), shard_size=4, workers=2, progress=tell)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    sys.exit(3)
+"""
+
+
+def test_ctrl_c_ends_the_workers_and_keeps_what_is_finished(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=HERE,
+        process_group=0,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "go\n"
+        workers = disturbed.children(child.pid)
+        # What a terminal does: everything in the group hears it.
+        os.killpg(child.pid, signal.SIGINT)
+        said, errors = child.communicate(timeout=60)
+    assert (said.split()[-1], errors, child.returncode) == ("interrupted", "", 3)
+    assert workers
+    assert all(map(disturbed.gone, workers))
+    assert list((tmp_path / "out").rglob("*.partial")) == []
+    summary = prepare(disturbed.slow_card(), None, tmp_path / "out", shard_size=4)
+    assert summary.resumed > 0
+    prepare(disturbed.slow_card(), None, tmp_path / "fresh", shard_size=4)
+    assert tree(tmp_path / "out") == tree(tmp_path / "fresh")
+
+
+@pytest.mark.slow
+def test_thirty_random_kills(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "disturbed.py", str(tmp_path), "30", str(time.time_ns() % 1000)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=HERE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    counted = json.loads(done.stdout)
+    assert counted["driver"] + counted["worker"] == 30, counted
