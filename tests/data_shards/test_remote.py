@@ -19,8 +19,9 @@ from remote_server import Server, serving
 from toy_card import toy_card
 
 from diptych.data import remote as remote_module
+from diptych.data.addresses import refuse_private
 from diptych.data.config import DataConfig, ImageConfig, LoaderConfig, RemoteConfig
-from diptych.data.fetch import Source, as_url, refuse_private
+from diptych.data.fetch import Source, as_url
 from diptych.data.files import PARTIAL
 from diptych.data.index import ShardDataset
 from diptych.data.loader import Loader, evaluation_batches
@@ -263,7 +264,7 @@ def test_redirects_to_private_addresses_are_refused(
     server: Server, config: RemoteConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first address passes, as a public one would; where it sends us is looked at again."""
-    from diptych.data import fetch
+    from diptych.data import addresses
 
     seen: list[str] = []
 
@@ -272,7 +273,7 @@ def test_redirects_to_private_addresses_are_refused(
         if len(seen) > 1:
             refuse_private(host)
 
-    monkeypatch.setattr(fetch, "refuse_private", first_passes)
+    monkeypatch.setattr(addresses, "refuse_private", first_passes)
     with serving(server.folder) as other:
         port = other.url.split(":")[2].partition("/")[0]
         server.misbehave = lambda name, number: f"to {port}"

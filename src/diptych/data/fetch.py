@@ -1,24 +1,22 @@
 """Files of a dataset that lies behind a URL: whole or in part, with retries, timeouts and clear errors."""
 
 import errno
-import ipaddress
 import logging
 import os
 import random
 import re
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from diptych.data.addresses import PRIVATE, public_socket
 from diptych.data.config import RemoteConfig
 from diptych.errors import ConfigError, DiptychError, RemoteError
 
 LONGEST_WAIT = 60.0
 """Seconds between two tries, at most."""
 _LOG = logging.getLogger(__name__)
-_PRIVATE = "is a private or local address"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _PASSING = (408, 425, 429)
 """Answers of a server to a client's fault that are none."""
@@ -131,7 +129,7 @@ class Source:
         place, text = self.place(name), _one_line(error)
         if isinstance(error, FileNotFoundError):
             return _Problem(f"{place} does not exist", "copy the whole dataset there", final=True)
-        if _PRIVATE in text:
+        if PRIVATE in text:
             advice = "set data.remote.allow_private=true if you mean it"
             return _Problem(f"{place} is refused: {text}", advice, final=True)
         if isinstance(error, OSError) and error.errno in _FULL:
@@ -190,26 +188,11 @@ def _client(config: RemoteConfig) -> Callable[..., Any]:
 
     async def make(**settings: Any) -> Any:
         limits = aiohttp.ClientTimeout(total=None, connect=config.timeout, sock_read=config.timeout)
-        guard = None if config.allow_private else _public_socket
+        guard = None if config.allow_private else public_socket
         connector = aiohttp.TCPConnector(socket_factory=guard)
         return aiohttp.ClientSession(connector=connector, timeout=limits, **settings)
 
     return make
-
-
-def _public_socket(address: tuple[Any, ...]) -> socket.socket:
-    """Return a socket for an address that a name was resolved to, just before it is connected."""
-    family, kind, protocol, _, target = address
-    refuse_private(str(target[0]))
-    return socket.socket(family, kind, protocol)
-
-
-def refuse_private(host: str) -> None:
-    """Raise an OSError for an IP address that is not one of the public internet."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    mapped = getattr(address, "ipv4_mapped", None)
-    if not (mapped or address).is_global:
-        raise OSError(f"{host} {_PRIVATE}")
 
 
 def _one_line(error: BaseException) -> str:

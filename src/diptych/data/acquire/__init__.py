@@ -1,0 +1,1 @@
+"""Lists of addresses -> shards: `diptych data fetch`."""

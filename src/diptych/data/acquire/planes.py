@@ -1,0 +1,63 @@
+"""JPEGs made smaller without going through RGB: the planes of brightness and colour are resized as they are.
+
+ffmpeg decodes and resizes them (bicubic with antialiasing). Whatever it doubts is left to others.
+"""
+
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+from numpy.typing import NDArray
+
+Plane = NDArray[np.uint8]
+"""[height, width]"""
+Planes = tuple[Plane, Plane, Plane]
+"""Brightness and both colours, these perhaps of half the height or width."""
+
+_LAYOUTS = frozenset({"yuvj420p", "yuvj422p", "yuvj444p"})
+
+
+class PlaneScaler:
+    """Decodes and resizes one JPEG after the other."""
+
+    def __init__(self) -> None:
+        self._codec: Any = None
+        self._reformatter = VideoReformatter()
+
+    def scale(self, data: bytes, size: tuple[int, int], target: tuple[int, int]) -> Planes | None:
+        """Return the planes of a colour JPEG, resized; None if it is damaged or of another kind.
+
+        Args:
+            data: the whole file.
+            size: width and height by its header.
+            target: width and height wanted.
+        """
+        try:
+            frame = self._decode(data)
+            if frame is None or (frame.width, frame.height) != size or frame.format.name not in _LAYOUTS:
+                return None
+            if target != size:
+                layout = frame.format.name
+                frame = self._reformatter.reformat(
+                    frame, *target, layout, interpolation=Interpolation.BICUBIC
+                )
+            y, u, v = (_plane(plane) for plane in frame.planes)
+        except (av.FFmpegError, ValueError):
+            # What is left in the decoder belongs to the damaged picture.
+            self._codec = None
+            return None
+        return y, u, v
+
+    def _decode(self, data: bytes) -> Any:
+        if self._codec is None:
+            self._codec = av.CodecContext.create("mjpeg", "r")
+            self._codec.thread_count = 1
+            self._codec.options = {"err_detect": "explode"}
+        frames = self._codec.decode(av.Packet(data))
+        return frames[0] if len(frames) == 1 else None
+
+
+def _plane(plane: Any) -> Plane:
+    rows: Plane = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+    return np.ascontiguousarray(rows[:, : plane.width])

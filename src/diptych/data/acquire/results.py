@@ -1,0 +1,184 @@
+"""What all chunks gave together: index, rows, counts by cause and host, `dataset.json`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+import diptych
+from diptych.data.acquire.state import REPORT, ROWS, FetchFolder, Finished, rows_path
+from diptych.data.acquire.working import ROWS as SCHEMA
+from diptych.data.acquire.working import SUCCESS
+from diptych.data.columns import file_hash, member_names, merge_parts
+from diptych.data.files import written_whole
+from diptych.data.index import FORMAT, INDEX, INFO
+from diptych.data.members import ALL
+from diptych.data.places import PLACES, write_places
+from diptych.data.shards import KeySet
+
+EXAMPLES = 5
+"""Rows named for each cause."""
+HOSTS = 100
+"""Hosts in the report, those with the most rows."""
+
+
+def failed_keys(folder: FetchFolder, before: int) -> KeySet:
+    """Return the keys of the rows that failed in the chunks below `before`, the last time they were tried."""
+    keys = KeySet()
+    for table in latest_rows(folder.out, folder.passes, before):
+        for key in table.filter(pc.field("status") != SUCCESS).column("key").to_pylist():
+            keys.add(key)
+    return keys
+
+
+def latest_rows(out: Path, passes: Sequence[Any], before: int) -> Any:
+    """Yield what became of the rows, chunk by chunk of the first pass; later passes replace earlier ones."""
+    end = passes[1].first if len(passes) > 1 else before
+    again = [pq.read_table(rows_path(out, number)) for number in range(end, before)]
+    later = pa.concat_tables(again) if again else SCHEMA.empty_table()
+    numbers = later.column("number").to_numpy()
+    for number in range(min(end, before)):
+        table = pq.read_table(rows_path(out, number))
+        own = table.column("number").to_numpy()
+        places = np.flatnonzero(np.isin(numbers, own))
+        if len(places):
+            # Of a row that was tried several times, the last time.
+            _, last = np.unique(numbers[places][::-1], return_index=True)
+            places = places[::-1][last]
+            kept = table.filter(pa.array(~np.isin(own, numbers[places])))
+            table = pa.concat_tables([kept, later.take(places)]).sort_by("number")
+        yield table
+
+
+def write_rows(folder: FetchFolder, chunks: int) -> None:
+    """Write `rows.parquet`."""
+    with (
+        written_whole(folder.out / ROWS) as partial,
+        pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer,
+    ):
+        for table in latest_rows(folder.out, folder.passes, chunks):
+            writer.write_table(table, row_group_size=max(len(table), 1))
+
+
+def write_report(out: Path, options: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Count the rows by cause and host, write `fetch.json` and return its content.
+
+    Args:
+        out: folder with `rows.parquet`.
+        options: to be recorded.
+        seconds: that this run took.
+    """
+    import duckdb
+
+    with duckdb.connect() as db:
+        db.execute("SET threads = 1")
+        path = str(out / ROWS).replace("'", "''")
+        db.execute(f"CREATE VIEW rows AS SELECT * FROM read_parquet('{path}')")
+
+        def ask(sql: str) -> list[tuple[Any, ...]]:
+            return db.execute(sql).fetchall()
+
+        (rows, good, size, half, most) = ask(
+            f"SELECT count(*), count(*) FILTER (status = '{SUCCESS}'), coalesce(sum(bytes), 0), "
+            "coalesce(quantile_cont(seconds, 0.5), 0), coalesce(quantile_cont(seconds, 0.95), 0) FROM rows"
+        )[0]
+        causes = ask(
+            f"SELECT cause, count(*) AS n FROM rows WHERE status <> '{SUCCESS}' "
+            "GROUP BY cause ORDER BY n DESC, cause"
+        )
+        examples = ask(
+            f"SELECT cause, key, detail FROM rows WHERE status <> '{SUCCESS}' "
+            f"QUALIFY row_number() OVER (PARTITION BY cause ORDER BY number) <= {EXAMPLES} ORDER BY number"
+        )
+        hosts = ask(
+            f"SELECT host, count(*) AS n, count(*) FILTER (status = '{SUCCESS}'), "
+            "quantile_cont(seconds, 0.5), quantile_cont(seconds, 0.95), "
+            f"mode(cause) FILTER (status <> '{SUCCESS}') "
+            f"FROM rows WHERE host <> '' GROUP BY host ORDER BY n DESC, host LIMIT {HOSTS}"
+        )
+    named: dict[str, list[str]] = {}
+    for cause, key, detail in examples:
+        named.setdefault(cause, []).append(f"{key}: {detail}")
+    report = {
+        "rows": rows,
+        "fetched": good,
+        "bytes": int(size),
+        "seconds": round(seconds, 3),
+        "seconds_per_row": {"p50": round(half, 4), "p95": round(most, 4)},
+        "causes": dict(causes),
+        "examples": named,
+        "hosts": [
+            {"host": h, "rows": n, "fetched": ok, "p50": round(p50, 4), "p95": round(p95, 4), "cause": cause}
+            for h, n, ok, p50, p95, cause in hosts
+        ],
+        "options": dict(options),
+    }
+    with written_whole(out / REPORT) as partial:
+        partial.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return report
+
+
+def write_dataset(
+    folder: FetchFolder, parts: Sequence[Finished], identity: Mapping[str, Any], report: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write index and places, and `dataset.json` last; return its content.
+
+    Args:
+        folder: where.
+        parts: finished chunks that have a shard.
+        identity: what was fetched and how.
+        report: counts by cause.
+    """
+    out = folder.out
+    # With an older dataset.json beside it, the new index would be taken for a damaged one.
+    (out / INFO).unlink(missing_ok=True)
+    digest = merge_parts([part.path for part in parts], out / INDEX, strict=False)
+    shards = [part.shard for part in parts if part.shard]
+    members = member_names(out / INDEX)
+    with written_whole(out / PLACES) as partial:
+        write_places(out / INDEX, digest, [shard["file"] for shard in shards], members, partial)
+    info: dict[str, Any] = {
+        "name": identity["name"],
+        "format": FORMAT,
+        "card": "fetch",
+        "card_version": 1,
+        "title": f"Fetched from the list {identity['name']}",
+        "licence": "Each medium has its own; the list does not tell.",
+        "created_by": f"diptych {diptych.__version__}",
+        "samples": sum(shard["samples"] for shard in shards),
+        "shards": shards,
+        "shard_size": identity["shard_size"],
+        "index": {"sha256": digest},
+        "places": {"sha256": file_hash(out / PLACES)},
+        "members": members,
+        "splits": _splits(out / INDEX),
+        "options": dict(identity["options"]),
+        "raw": True,
+        "facts": {"rows": report["rows"]},
+        "problems": dict(sorted(report["causes"].items())),
+        "examples": dict(sorted(report["examples"].items())),
+    }
+    with written_whole(out / INFO) as partial:
+        partial.write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return info
+
+
+def _splits(index: Path) -> dict[str, Any]:
+    counts: dict[str, int] = {}
+    with pq.ParquetFile(index) as file:
+        for group in range(file.num_row_groups):
+            for entry in file.read_row_group(group, ["split"]).column(0).value_counts().to_pylist():
+                counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
+    found: dict[str, Any] = {
+        ALL: {"where": "true", "expected": None, "note": "", "count": sum(counts.values())}
+    }
+    for name, count in sorted(counts.items()):
+        if name != ALL:
+            where = "split = '" + name.replace("'", "''") + "'"
+            found[name] = {"where": where, "expected": None, "note": "", "count": count}
+    return found

@@ -1,0 +1,234 @@
+"""The state of a fetch on the disk: what is fetched, which chunks are finished, and of which pass."""
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diptych.data.derived import FOLDER
+from diptych.data.files import PARTIAL, cannot_write, written_whole
+from diptych.data.index import INDEX, INFO
+from diptych.data.places import PLACES
+from diptych.data.workspace import what_differs
+from diptych.errors import DataError
+
+WORK = ".fetch"
+"""Folder inside the dataset; it stays, so that failed rows can be tried again."""
+ROWS = "rows.parquet"
+"""What became of each row."""
+REPORT = "fetch.json"
+"""Counts by cause and host, and the options."""
+META = b"diptych"
+MANIFEST = "manifest.json"
+LOCK = "lock"
+RUN = "run"
+
+
+def part_path(out: Path, number: int) -> Path:
+    """Return where the part of the index of a chunk lies."""
+    return out / WORK / "parts" / f"{number:06d}.parquet"
+
+
+def rows_path(out: Path, number: int) -> Path:
+    """Return where it says what became of the rows of a chunk."""
+    return out / WORK / "rows" / f"{number:06d}.parquet"
+
+
+def still_runs(out: Path, run: str) -> None:
+    """Raise a `DataError` if another run than `run` works in the folder, or the folder is not there."""
+    path = out / WORK / RUN
+    try:
+        found = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read: {error.strerror or error}; the folder of the dataset must lie on a file "
+            "system that all machines share"
+        ) from error
+    if found != run:
+        raise DataError(f"{out}: another process has taken over")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A chunk that is complete."""
+
+    path: Path
+    """Its part of the index."""
+    number: int
+    fingerprint: str
+    shard: dict[str, Any] | None
+    """file, samples, bytes, sha256; None: nothing could be fetched."""
+
+
+@dataclass
+class Pass:
+    """One way through the list: all rows, then those that failed."""
+
+    first: int
+    """Number of its first chunk."""
+    chunks: int | None = None
+    """How many; None: it is not finished."""
+
+
+class FetchFolder:
+    """The folder of a fetch. One process at a time works in it; use it as a context manager.
+
+    Args:
+        out: folder of the dataset.
+        identity: what makes a fetch the same one; JSON types.
+        force: delete what is in `out` of another one.
+
+    Attributes:
+        run: names this run.
+        passes: all so far.
+
+    Raises:
+        DataError: `out` holds something else, or another process works in it.
+    """
+
+    def __init__(self, out: Path, identity: Mapping[str, Any], *, force: bool = False) -> None:
+        self.out, self.folder, self.run = out, out / WORK, secrets.token_hex(16)
+        self.passes = [Pass(0)]
+        self._identity, self._force, self._lock = dict(identity), force, -1
+
+    def __enter__(self) -> Self:
+        self._claim()
+        try:
+            if self._force:
+                self._clear()
+            self._load()
+            for name in ("parts", "rows"):
+                (self.folder / name).mkdir(exist_ok=True)
+            (self.folder / RUN).write_text(self.run, encoding="utf-8")
+            self._tidy()
+        except OSError as error:
+            self._release()
+            raise cannot_write(self.folder, error) from error
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and not self.finished():
+            # An error before the first chunk leaves no trace.
+            shutil.rmtree(self.folder)
+            with suppress(OSError):
+                self.out.rmdir()
+        self._release()
+
+    def finished(self) -> dict[int, Finished]:
+        """Return the finished chunks by number, without those whose shard is gone or has another size."""
+        found: dict[int, Finished] = {}
+        for path in sorted((self.folder / "parts").glob("*.parquet")):
+            part = _read(path)
+            if part is not None and self._is_whole(part):
+                found[part.number] = part
+        return found
+
+    def save(self) -> None:
+        """Write the manifest.
+
+        Raises:
+            WriteError: the disk is full.
+        """
+        content = {"identity": self._identity, "passes": [vars(one) for one in self.passes]}
+        with written_whole(self.folder / MANIFEST) as partial:
+            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    def _is_whole(self, part: Finished) -> bool:
+        if not rows_path(self.out, part.number).is_file():
+            return False
+        if part.shard is None:
+            return True
+        with suppress(OSError):
+            return bool((self.out / part.shard["file"]).stat().st_size == part.shard["bytes"])
+        return False
+
+    def _tidy(self) -> None:
+        """Delete what a killed run left behind."""
+        for place in (self.out, self.folder, self.folder / "parts", self.folder / "rows"):
+            for path in (*place.glob("*" + PARTIAL), *place.glob(".media-*")):
+                path.unlink(missing_ok=True)
+        shards = {part.shard["file"] for part in self.finished().values() if part.shard}
+        name = re.compile(re.escape(self._identity["name"]) + r"-\d{6,}\.tar")
+        for path in self.out.glob("*.tar"):
+            if path.name not in shards and name.fullmatch(path.name):
+                path.unlink()
+
+    def _claim(self) -> None:
+        if self.out.exists() and not self.out.is_dir():
+            raise DataError(f"{self.out} is a file; expected a folder for the dataset")
+        others = (
+            [p.name for p in self.out.iterdir() if not p.name.startswith(".")] if self.out.is_dir() else []
+        )
+        if others and not self.folder.is_dir():
+            raise DataError(
+                f"{self.out} holds other files ({', '.join(sorted(others)[:3])}, ...) that were not fetched; "
+                "choose an empty folder"
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise cannot_write(self.out, error) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._release()
+            raise DataError(f"another process is fetching into {self.out}; wait until it ends") from error
+
+    def _release(self) -> None:
+        with suppress(OSError):
+            os.close(self._lock)
+        self._lock = -1
+
+    def _load(self) -> None:
+        path = self.folder / MANIFEST
+        if not path.is_file():
+            self.save()
+            return
+        known = json.loads(path.read_text(encoding="utf-8"))
+        difference = what_differs(known["identity"], self._identity)
+        if difference:
+            raise DataError(
+                f"{self.out} holds what was fetched with other arguments: {difference}; "
+                "choose another folder, or begin anew with --force"
+            )
+        self.passes = [Pass(**one) for one in known["passes"]]
+
+    def _clear(self) -> None:
+        """Delete a former fetch: `dataset.json` first, so that no half of it is ever taken for a whole."""
+        names = {INFO, INDEX, PLACES, ROWS, REPORT}
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            known = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+            names |= {path.name for path in self.out.glob(f"{known['identity']['name']}-*.tar")}
+        (self.out / INFO).unlink(missing_ok=True)
+        for name in sorted(names):
+            (self.out / name).unlink(missing_ok=True)
+        shutil.rmtree(self.out / FOLDER, ignore_errors=True)
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+
+
+def _read(path: Path) -> Finished | None:
+    try:
+        return Finished(path, **json.loads((pq.read_schema(path).metadata or {})[META]))
+    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException):
+        return None

@@ -1,0 +1,289 @@
+"""Chunks are fetched and written: what a worker does, alike in every process, once or several times."""
+
+import asyncio
+import json
+import os
+import platform
+import secrets
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from diptych.data.acquire.chunks import Entry, FetchChunk
+from diptych.data.acquire.client import Client
+from diptych.data.acquire.fetching import Fetcher, Outcome
+from diptych.data.acquire.hosts import Hosts
+from diptych.data.acquire.media import Medium, picture_store
+from diptych.data.acquire.options import NetOptions, PictureOptions
+from diptych.data.acquire.robots import Robots
+from diptych.data.acquire.state import META, part_path, rows_path, still_runs
+from diptych.data.columns import make_part
+from diptych.data.engines import Tell
+from diptych.data.files import written_whole
+from diptych.data.members import ALL
+from diptych.data.sample import Sample
+from diptych.data.shards import FinishedShard, ShardWriter, shard_name
+
+WINDOW = 4
+"""Rows under way for each connection: those of busy hosts wait while others go on."""
+HELD = 64 * 2**20
+"""Bytes of the media of one chunk in memory; further ones wait in a temporary file."""
+RESOLVERS = 32
+"""Names resolved at a time; the system's resolver blocks a thread for each."""
+
+ROWS = pa.schema(
+    [
+        pa.field("number", pa.int64(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("cause", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("host", pa.string(), nullable=False),
+        pa.field("http", pa.int16(), nullable=False),
+        pa.field("tries", pa.int16(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("seconds", pa.float32(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+    ]
+)
+"""The columns of `rows.parquet`: what became of each row of the list."""
+SUCCESS = "success"
+
+
+@dataclass(frozen=True)
+class FetchJob:
+    """What is the same for all chunks of a job."""
+
+    out: Path
+    """Folder of the dataset, shared by all workers."""
+    name: str
+    """Start of the shards' names."""
+    run: str
+    """Names the run; what an earlier one left alive stops when it finds another."""
+    net: NetOptions
+    pictures: PictureOptions
+    workers: int
+    """How many share the limits for hosts."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Chunks for one worker; the next one begins while the last rows of one are waited for."""
+
+    job: FetchJob
+    chunks: tuple[FetchChunk, ...]
+
+
+def fetch_group(group: Group, tell: Tell) -> None:
+    """Fetch the rows of some chunks and write their shards.
+
+    Of each chunk the shard comes first, then what became of its rows, then its part of the index, which says
+    that all is there.
+
+    Raises:
+        DataError: the folder is not there, or another run has taken over.
+        WriteError: a file cannot be written.
+    """
+    try:
+        asyncio.run(_fetch_group(group, tell))
+    except* Exception as several:
+        raise _first(several) from None
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+async def _fetch_group(group: Group, tell: Tell) -> None:
+    job = group.job
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(RESOLVERS, "resolver"))
+    async with Client(job.net) as client:
+        robots = Robots(client, job.net) if job.net.robots else None
+        store = picture_store(job.pictures)
+        fetcher = Fetcher(client, Hosts(job.net, job.workers), job.net, store, robots)
+        progress = _Progress(tell)
+        window = asyncio.Semaphore(job.net.connections * WINDOW)
+        async with asyncio.TaskGroup() as chunks:
+            for chunk in group.chunks:
+                started = asyncio.Event()
+                chunks.create_task(_fetch_chunk(job, chunk, fetcher, window, started, progress))
+                await started.wait()
+
+
+class _Progress:
+    def __init__(self, tell: Tell) -> None:
+        self._tell, self._done = tell, 0
+
+    def count(self, key: str) -> None:
+        self._done += 1
+        self._tell(self._done, key)
+
+
+async def _fetch_chunk(
+    job: FetchJob,
+    chunk: FetchChunk,
+    fetcher: Fetcher,
+    window: asyncio.Semaphore,
+    started: asyncio.Event,
+    progress: _Progress,
+) -> None:
+    outcomes = [_NOT_YET] * len(chunk.entries)
+
+    async def fetch(place: int, entry: Entry) -> None:
+        try:
+            outcome = await fetcher.fetch(entry.row)
+            if outcome.medium is not None:
+                outcome = replace(outcome, medium=spool.keep(place, outcome.medium))
+            outcomes[place] = outcome
+        finally:
+            window.release()
+        progress.count(entry.key)
+
+    still_runs(job.out, job.run)
+    with _Spool(job.out) as spool:
+        try:
+            async with asyncio.TaskGroup() as rows:
+                for place, entry in enumerate(chunk.entries):
+                    await window.acquire()
+                    rows.create_task(fetch(place, entry))
+                started.set()
+        finally:
+            # Also after an error: who waits for it would wait for ever.
+            started.set()
+        _write(job, chunk, outcomes, spool)
+
+
+_NOT_YET = Outcome(None, cause="unknown", detail="its task did not end")
+
+
+class _Spool:
+    """Keeps media until the last row of their chunk is done: shards hold samples in the order of the list."""
+
+    def __init__(self, folder: Path) -> None:
+        # It lives as long as the spool.
+        self._file = tempfile.SpooledTemporaryFile(HELD, mode="w+b", dir=str(folder), prefix=".media-")  # noqa: SIM115
+        self._places: dict[int, list[tuple[str, int, int]]] = {}
+        self._end = 0
+
+    def keep(self, place: int, medium: Medium) -> Medium:
+        """Take over the members of a medium; return it without them."""
+        places = self._places[place] = []
+        for name, data in medium.members.items():
+            self._file.write(data)
+            places.append((name, self._end, len(data)))
+            self._end += len(data)
+        return replace(medium, members={})
+
+    def members(self, place: int) -> dict[str, bytes]:
+        """Return the members of the medium that was kept under a number."""
+        found = {}
+        for name, start, size in self._places[place]:
+            self._file.seek(start)
+            found[name] = self._file.read(size)
+        return found
+
+    def __enter__(self) -> "_Spool":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+def _write(job: FetchJob, chunk: FetchChunk, outcomes: list[Outcome], spool: _Spool) -> None:
+    tag = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
+    # A part that is there is of other rows: it must not vouch for what is written now.
+    part = part_path(job.out, chunk.number)
+    part.unlink(missing_ok=True)
+    shards: list[FinishedShard] = []
+    name = shard_name(job.name, chunk.number)
+    writer = ShardWriter(
+        job.out,
+        job.name,
+        max(len(chunk.entries), 1),
+        max_bytes=1 << 62,
+        first=chunk.number,
+        on_shard=shards.append,
+        tag=tag,
+    )
+    with writer:
+        for place, (entry, outcome) in enumerate(zip(chunk.entries, outcomes, strict=True)):
+            if outcome.medium is not None:
+                _append(writer, entry, outcome, outcome.medium, spool.members(place))
+        still_runs(job.out, job.run)
+    shard = shards[0] if shards else None
+    if shard is None:
+        (job.out / name).unlink(missing_ok=True)
+    rows = [_row(entry, outcome, name) for entry, outcome in zip(chunk.entries, outcomes, strict=True)]
+    with written_whole(rows_path(job.out, chunk.number), tag) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, ROWS), partial, compression="zstd")
+    facts: dict[str, Any] = {"number": chunk.number, "fingerprint": chunk.fingerprint, "shard": None}
+    if shard is not None:
+        facts["shard"] = {
+            "file": shard.file,
+            "samples": shard.samples,
+            "bytes": shard.bytes,
+            "sha256": shard.sha256,
+        }
+    table = make_part(name, shard.rows if shard else [], strict=False)
+    with written_whole(part, tag) as partial:
+        pq.write_table(table.replace_schema_metadata({META: json.dumps(facts).encode()}), partial)
+
+
+def _append(
+    writer: ShardWriter, entry: Entry, outcome: Outcome, medium: Medium, media: dict[str, bytes]
+) -> None:
+    """Append a sample with the JSON that the usual tools write, so that what reads theirs reads ours."""
+    row = entry.row
+    side = {
+        **row.more,
+        "caption": row.caption,
+        "url": row.url,
+        "key": entry.key,
+        "status": SUCCESS,
+        "error_message": None,
+        **medium.meta,
+        "sha256": outcome.sha256,
+    }
+    members = dict(media)
+    members["txt"] = row.caption.encode(errors="replace")
+    members["json"] = json.dumps(side, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+    meta = {name: value for name, value in medium.meta.items() if name not in ("width", "height", "exif")}
+    meta |= {**row.more, "url": row.url, "source_sha256": outcome.sha256}
+    sample = Sample(
+        entry.key, media, (row.caption,) if row.caption else (), split=row.split or ALL, meta=meta
+    )
+    writer.append(sample, members, medium.facts, strict=False)
+
+
+def _row(entry: Entry, outcome: Outcome, shard: str) -> dict[str, Any]:
+    status = SUCCESS
+    if outcome.medium is None:
+        status = "failed_to_resize" if outcome.came else "failed_to_download"
+    return {
+        "number": entry.row.number,
+        "key": entry.key,
+        "url": _clean(entry.row.url),
+        "status": status,
+        "cause": outcome.cause,
+        "detail": _clean(outcome.detail[:500]),
+        "host": _clean(outcome.host),
+        "http": outcome.http,
+        "tries": outcome.tries,
+        "bytes": outcome.bytes,
+        "seconds": outcome.seconds,
+        "sha256": outcome.sha256,
+        "shard": shard if outcome.medium is not None else "",
+    }
+
+
+def _clean(text: str) -> str:
+    """Return a text without halves of characters, which no table can hold."""
+    return text.encode(errors="replace").decode()
