@@ -14,7 +14,9 @@ from diptych.errors import DataError
 class VisualEmbedding(nn.Module):
     """Class token and stem tokens, with positions and a type vector."""
 
-    def __init__(self, stem: PatchStem | ConvStem, width: int, *, class_mean: bool) -> None:
+    def __init__(
+        self, stem: PatchStem | ConvStem, width: int, *, class_mean: bool, position_std: float = 0.02
+    ) -> None:
         """Create the tables; `class_mean` adds the mean of the picture's tokens to the class token (ours)."""
         super().__init__()
         self.stem = stem
@@ -22,8 +24,9 @@ class VisualEmbedding(nn.Module):
         self.class_token = nn.Parameter(torch.empty(width))
         self.positions = nn.Parameter(torch.empty(1 + stem.side**2, width))
         self.modality = nn.Parameter(torch.empty(width))
-        for table in (self.class_token, self.positions, self.modality):
-            draw_vector(table)
+        draw_vector(self.class_token)
+        draw_vector(self.positions, position_std)
+        draw_vector(self.modality)
 
     def forward(self, images: Tensor, replaced: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Turn normalised pictures [B, 3, H, W] into [B, P, D].
@@ -64,6 +67,7 @@ class TextEmbedding(nn.Module):
         eps: float,
         word_std: float,
         class_sum: bool,
+        position_std: float = 0.02,
     ) -> None:
         """Create the tables; `class_sum` adds the sum of a text's words to its first token (ours)."""
         super().__init__()
@@ -74,8 +78,8 @@ class TextEmbedding(nn.Module):
         self.positions = nn.Parameter(torch.empty(max_tokens, width))
         self.modality = nn.Parameter(torch.empty(width))
         nn.init.normal_(self.words.weight, std=word_std)
-        for table in (self.positions, self.modality):
-            draw_vector(table)
+        draw_vector(self.positions, position_std)
+        draw_vector(self.modality)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Turn token ids [B, L] int64 with their mask [B, L] bool into [B, L, D].

@@ -16,9 +16,9 @@ def draw_matrix(weight: Tensor, init: Init, fan_in: int) -> None:
     nn.init.trunc_normal_(weight, std=std, a=-cut * std, b=cut * std)
 
 
-def draw_vector(table: Tensor) -> None:
-    """Fill class, type and position embeddings in place: normal of std 0.02 cut at one standard deviation."""
-    nn.init.trunc_normal_(table, std=0.02, a=-0.02, b=0.02)
+def draw_vector(table: Tensor, std: float = 0.02) -> None:
+    """Fill class, type and position embeddings in place: normal of `std` cut at one standard deviation."""
+    nn.init.trunc_normal_(table, std=std, a=-std, b=std)
 
 
 def draw_linears(modules: Iterable[nn.Module], init: Init) -> None:

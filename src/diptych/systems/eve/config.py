@@ -42,6 +42,9 @@ class EveConfig(SystemConfig):
         "published", description="Start of matrices: normal 0.02, or ours for small widths, by fan-in."
     )
     word_std: float = Field(0.02, gt=0, description="Standard deviation of fresh word embeddings.")
+    position_std: float = Field(
+        0.02, gt=0, description="Standard deviation of fresh positions, cut at one; 1 suits short trainings."
+    )
     moe_layers: tuple[int, ...] = Field(
         (10, 11), description="Upper layers, counted from 0: the ones with experts (or with `upper_ffn: vl`)."
     )

@@ -45,7 +45,9 @@ class EveModel(VisionLanguageModel):
         stem = build_stem(
             config.stem, config.image_size, config.patch_size, config.width, config.conv, config.init
         )
-        self.visual = VisualEmbedding(stem, config.width, class_mean=config.class_mean)
+        self.visual = VisualEmbedding(
+            stem, config.width, class_mean=config.class_mean, position_std=config.position_std
+        )
         self.text = TextEmbedding(
             config.vocab_size,
             config.max_text_tokens,
@@ -54,6 +56,7 @@ class EveModel(VisionLanguageModel):
             class_sum=config.class_sum,
             eps=EPS,
             word_std=config.word_std,
+            position_std=config.position_std,
         )
         self.input_norm = nn.LayerNorm(config.width, eps=EPS)
         image_tokens = 1 + stem.side**2
