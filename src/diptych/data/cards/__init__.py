@@ -12,6 +12,7 @@ CARDS: dict[str, str] = {
     "coco-2017": "diptych.data.cards.coco_2017:CARD",
     "flickr30k": "diptych.data.cards.flickr30k:CARD",
     "visual-genome": "diptych.data.cards.visual_genome:CARD",
+    "vqa-v2": "diptych.data.cards.vqa_v2:CARD",
     "msvd": "diptych.data.cards.msvd:CARD",
     "msvd-qa": "diptych.data.cards.msvd_qa:CARD",
     "sbu": "diptych.data.cards.sbu:CARD",

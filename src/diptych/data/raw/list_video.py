@@ -118,7 +118,7 @@ def _is_broken(record: Mapping[str, Any], seconds: float | None) -> bool:
 
 
 def internvid(raw: Path) -> Iterator[Listed]:
-    """Yield the rows of InternVid in the order of the list: `id` is `<YoutubeID>_<start ms>_<end ms>`.
+    """Yield the rows of InternVid in the order of the list: `id` is `yt_<YoutubeID>_<start ms>_<end ms>`.
 
     Raises:
         DataError: there is no list.
@@ -131,8 +131,9 @@ def internvid(raw: Path) -> Iterator[Listed]:
 
 
 def clip_id(video: str, start_ms: int, end_ms: int) -> str:
-    """Return the id of a clip of a platform's video."""
-    return f"{video}_{start_ms}_{end_ms}"
+    """Return the id of a clip of a YouTube video; ids of videos may begin with `-`, that of a clip does "
+    "not."""
+    return f"yt_{video}_{start_ms}_{end_ms}"
 
 
 def _internvid_row(line: str, place: str) -> Listed:
