@@ -29,6 +29,9 @@ _STORAGES = {
 _CALLS = {
     ("collections", "OrderedDict"),
     ("_codecs", "encode"),
+    # Old protocols write empty bytes so.
+    ("builtins", "bytes"),
+    ("__builtin__", "bytes"),
     ("torch.storage", "_load_from_bytes"),
     ("torch._utils", "_rebuild_tensor_v2"),
     ("torch._utils", "_rebuild_tensor"),
@@ -219,9 +222,11 @@ class _Machine:
         function, arguments = self.pop(2)
         if not isinstance(function, _Name) or not isinstance(arguments, tuple):
             raise _RefusedError("it calls something that is no function; nothing was run")
-        # Who pickles a tensor writes its bytes once; the same bytes worked on again and again are a bomb.
-        self._worked += sum(len(part) for part in arguments if isinstance(part, str | bytes))
-        if self._worked > len(self._data):
+        # Who pickles bytes writes them once; the same ones worked on again and again are a bomb.
+        if arguments and isinstance(arguments[0], str | bytes):
+            self._worked += len(arguments[0])
+        # Old protocols write bytes as texts: they are encoded, then read.
+        if self._worked > 2 * len(self._data):
             raise _RefusedError("it works on the same bytes again and again")
         self._stack.append(_call(function, arguments))
 
@@ -240,6 +245,8 @@ def _call(function: _Name, arguments: tuple[Any, ...]) -> Any:
     match function.name:
         case "OrderedDict" if not arguments:
             return {}
+        case "bytes" if not arguments:
+            return b""
         case "encode" if len(arguments) == 2 and arguments[1] in ("latin1", "latin-1"):
             return str(arguments[0]).encode("latin-1")
         case "_load_from_bytes" if len(arguments) == 1 and isinstance(arguments[0], bytes):
