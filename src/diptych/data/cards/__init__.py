@@ -21,6 +21,7 @@ CARDS: dict[str, str] = {
     "yfcc15m": "diptych.data.cards.yfcc15m:CARD",
     "webvid": "diptych.data.cards.webvid:CARD",
     "internvid": "diptych.data.cards.internvid:CARD",
+    "didemo": "diptych.data.cards.didemo:CARD",
     "msr-vtt": "diptych.data.cards.msrvtt:CARD",
     "msrvtt-qa": "diptych.data.cards.msrvtt_qa:CARD",
     "msrvtt-mc": "diptych.data.cards.msrvtt_mc:CARD",

@@ -15,8 +15,8 @@ from diptych.data.cards.visual_genome_files import (
     filtered,
     karpathy_name,
     places_of,
+    vg_picture,
 )
-from diptych.data.raw.refs import Ref
 from diptych.data.sample import Sample
 
 NAME = "visual-genome"
@@ -34,7 +34,6 @@ FILTERED = f"{TREE}annotations/vg_captions_128filter.json"
 
 _REGIONS, _IMAGES, _QUESTIONS = "region_descriptions.json", "image_data.json", "question_answers.json"
 _COCO_TREE = "mscoco_dataset/new_annotations/"
-_FOLDERS = {"VG_100K": "images.zip", "VG_100K_2": "images2.zip"}
 
 
 class _Work:
@@ -82,7 +81,7 @@ class _Work:
         if not entry.captions and not questions:
             detail = f"none of {entry.total} regions has {self.min_area} pixels and a phrase"
             return LeftOut("no region left", key, detail)
-        name, ref = self._picture(entry)
+        name, ref = vg_picture(self.folder, self.images, entry.number, entry.file)
         meta: dict[str, Any] = {"file": name, **coco}
         if self.boxes:
             meta["regions"] = entry.regions
@@ -90,19 +89,6 @@ class _Work:
             meta["questions"] = questions
         sample = Sample(key, {}, tuple(entry.captions), f"vg_{entry.number}", "train", meta)
         return with_picture(sample, name, ref, f"{len(entry.captions)} captions")
-
-    def _picture(self, entry: Described) -> tuple[str, Ref | None]:
-        """Return folder and name of a picture, and where it is; folders and zips, merged ones, too."""
-        file = f"{entry.number}.jpg"
-        names = [entry.file] if entry.file else [f"{folder}/{file}" for folder in _FOLDERS]
-        for name in names:
-            folder, _, last = name.rpartition("/")
-            archives = dict.fromkeys((_FOLDERS.get(folder, "images.zip"), f"{folder}.zip", "images.zip"))
-            inside = [f"{self.images}{zip_}@/{member}" for zip_ in archives for member in (name, last)]
-            ref = self.folder.find(f"{self.images}{name}", *inside)
-            if ref is not None:
-                return name, ref
-        return names[0], None
 
 
 def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Sample | Unread | LeftOut]:

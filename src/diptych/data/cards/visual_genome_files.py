@@ -9,9 +9,11 @@ from typing import Any
 from diptych.data.cards.base import LeftOut
 from diptych.data.cards.coco_files import bad, is_number, squeeze
 from diptych.data.raw.folder import RawFolder
+from diptych.data.raw.refs import Ref
 from diptych.data.raw.tables import json_items
 from diptych.errors import DataError
 
+_FOLDERS = {"VG_100K": "images.zip", "VG_100K_2": "images2.zip"}
 _BOX = ("x", "y", "width", "height")
 Question = dict[str, Any]
 
@@ -183,3 +185,25 @@ def karpathy_name(
         return {"coco": "no", "karpathy": "none"}
     split = "unknown" if splits is None else splits.get(coco_id, "none")
     return {"coco": "yes", "coco_id": coco_id, "karpathy": split}
+
+
+def vg_picture(raw: RawFolder, root: str, number: int, file: str = "") -> tuple[str, Ref | None]:
+    """Return folder and name of a picture of Visual Genome, and where it is.
+
+    It may lie in one of the two folders, in their zips, or in a flat zip of both.
+
+    Args:
+        raw: the raw files.
+        root: folder of the folders of pictures, empty or with `/` at its end.
+        number: of the picture.
+        file: its folder and name, where they are known.
+    """
+    names = [file] if file else [f"{folder}/{number}.jpg" for folder in _FOLDERS]
+    for name in names:
+        folder, _, last = name.rpartition("/")
+        archives = dict.fromkeys((_FOLDERS.get(folder, "images.zip"), f"{folder}.zip", "images.zip"))
+        inside = [f"{root}{archive}@/{member}" for archive in archives for member in (name, last)]
+        ref = raw.find(f"{root}{name}", *inside)
+        if ref is not None:
+            return name, ref
+    return names[0], None
