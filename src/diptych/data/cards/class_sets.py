@@ -1,7 +1,6 @@
 """What cards of pictures and videos in classes share: class numbers, keys, endings, the order of a draw."""
 
 import hashlib
-import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -133,8 +132,11 @@ class MediaKeys:
 
 
 def _hashed(name: str, text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return f"{clean_key(name)[:_LONGEST]}_{digest}".lstrip("_")
+    return f"{clean_key(name)[:_LONGEST]}_{_digest(text)[:8]}".lstrip("_")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def draw_order(names: Sequence[str], label: str, seed: int) -> Callable[[str], dict[str, int]]:
@@ -148,8 +150,7 @@ def draw_order(names: Sequence[str], label: str, seed: int) -> Callable[[str], d
         label: name of the class.
         seed: of the order.
     """
-    order = sorted(names)
-    random.Random(f"{seed}/{label}").shuffle(order)
+    order = sorted(names, key=lambda name: _digest(f"{seed}/{label}/{name}"))
     places = {name: i for i, name in enumerate(order)}
     return lambda name: {"draw": places[name], "drawn_of": len(places)}
 

@@ -56,7 +56,7 @@ def convert(name: str, raw: Path | None, options: Mapping[str, str]) -> Iterator
     videos: list[Video | LeftOut] = []
     for split in listed:
         videos += _listed(folder, split)
-    files = {split: Videos(folder.media(*_places(folder, split))) for split in listed}
+    files = {split: Videos(folder, _places(folder, split)) for split in listed}
 
     def find(video: Video) -> Mapping[str, Ref] | None:
         # Copies without times in their names are found by the id alone.

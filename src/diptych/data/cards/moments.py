@@ -129,8 +129,8 @@ CARD = Card(
         "Folders have plus signs for blanks (`adult+female+singing`). Some clips have one or two frames, "
         "some no sound, some odd shapes; they stay. The same name in two folders makes two samples, the "
         "second one's key with a hash. Labels come from the full list; names that are no class end the "
-        "preparation with a list of them. Listed videos that are not there are counted as `missing video`, lines of "
-        "another form as `bad entry`."
+        "preparation with a list of them. Listed videos that are not there are counted as `missing video`, "
+        "lines of another form as `bad entry`."
     ),
     miniature="diptych.data.miniatures.moments:make_moments",
     layouts={

@@ -76,7 +76,7 @@ def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Unread | S
         raise DataError(
             f"{raw}: -o sentences=1k needs {TEST_1K} (`diptych data show {NAME}` says where from)"
         )
-    videos, keys, lists = Videos(folder.media(*VIDEOS)), MediaKeys(), _read_lists(folder)
+    videos, keys, lists = Videos(folder, VIDEOS), MediaKeys(), _read_lists(folder)
     known: set[str] = set()
     for found in _clips(folder):
         if isinstance(found, LeftOut):

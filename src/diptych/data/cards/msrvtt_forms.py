@@ -64,7 +64,7 @@ def convert_tree(raw: Path | None, options: Mapping[str, str]) -> Iterator[Unrea
     """
     folder = RawFolder(needed(NAME, raw))
     start = f"{TREE}/annotations_new/caption_msrvtt_1k"
-    videos, keys = Videos(folder.media(f"{TREE}/videos", f"{TREE}/videos.zip")), MediaKeys()
+    videos, keys = Videos(folder, (f"{TREE}/videos", f"{TREE}/videos.zip")), MediaKeys()
     for part in ("trainval", "test"):
         yield from _samples(coco_clips(folder, f"{start}_{part}_cocostyle.json"), part, videos, keys)
 
@@ -77,7 +77,7 @@ def convert_snps3(raw: Path | None, options: Mapping[str, str]) -> Iterator[Unre
     """
     folder = RawFolder(needed(NAME, raw))
     start = "msrvtt_retrieval/"
-    videos, keys = Videos(folder.media(*(f"{start}{place}" for place in VIDEOS), *VIDEOS)), MediaKeys()
+    videos, keys = Videos(folder, (*(f"{start}{place}" for place in VIDEOS), *VIDEOS)), MediaKeys()
     for part in ("train", "test"):
         yield from _samples(snps3_clips(folder, f"{start}{part}.jsonl"), part, videos, keys)
 

@@ -25,7 +25,7 @@ def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Unread | S
         DataError: the list is not there.
     """
     folder = RawFolder(needed(NAME, raw))
-    videos = Videos(folder.media(*VIDEOS, *(f"{_START}{place}" for place in VIDEOS)))
+    videos = Videos(folder, (*VIDEOS, *(f"{_START}{place}" for place in VIDEOS)))
     keys, asked, seen = MediaKeys(), dict[str, list[dict[str, Any]]](), set[str]()
     for where, entry in objects(folder, *LIST):
         found = entry if isinstance(entry, LeftOut) else _question(entry)

@@ -36,7 +36,7 @@ def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Unread | S
         DataError: a list is not there, or of another form.
     """
     folder = RawFolder(needed(NAME, raw))
-    videos, keys = Videos(folder.media(*VIDEOS)), MediaKeys()
+    videos, keys = Videos(folder, VIDEOS), MediaKeys()
     for split in SPLITS:
         asked: Asked = {}
         yield from read_questions(folder, NAME, f"{split}_qa.json", asked)
@@ -67,7 +67,7 @@ def convert_snps3(raw: Path | None, options: Mapping[str, str]) -> Iterator[Unre
         DataError: a list is not there.
     """
     folder = RawFolder(needed(NAME, raw))
-    videos = Videos(folder.media(*VIDEOS, *(f"{_SNPS3}/{place}" for place in VIDEOS)))
+    videos = Videos(folder, (*VIDEOS, *(f"{_SNPS3}/{place}" for place in VIDEOS)))
     keys, answers = MediaKeys(), answer_list(NAME, raw, options)
     for split in SPLITS:
         asked: Asked = {}

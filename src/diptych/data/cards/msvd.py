@@ -31,7 +31,7 @@ def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Unread | S
         DataError: an annotation file is not there.
     """
     folder = RawFolder(needed("msvd", raw))
-    videos, keys = Videos(folder.media(*CLIPS)), MediaKeys()
+    videos, keys = Videos(folder, CLIPS), MediaKeys()
     names, wrong = mapping(folder, *MAPPING)
     yield from wrong
     for split in SPLITS:
@@ -103,7 +103,7 @@ def convert_tree(raw: Path | None, options: Mapping[str, str]) -> Iterator[Unrea
         DataError: a list is not there, or of another form.
     """
     folder = RawFolder(needed("msvd", raw))
-    videos, keys = Videos(folder.media(*(f"{_TREE}/{place}" for place in CLIPS))), MediaKeys()
+    videos, keys = Videos(folder, (f"{_TREE}/{place}" for place in CLIPS)), MediaKeys()
     for split in SPLITS:
         for found in coco_clips(folder, f"{_TREE}/new_annotations/caption_msvd_{split}_cocostyle.json"):
             yield found if isinstance(found, LeftOut) else _sample(found, split, videos, keys)
@@ -116,7 +116,7 @@ def convert_snps3(raw: Path | None, options: Mapping[str, str]) -> Iterator[Unre
         DataError: a list is not there.
     """
     folder = RawFolder(needed("msvd", raw))
-    videos = Videos(folder.media(*(f"msvd_retrieval/{place}" for place in CLIPS), *CLIPS))
+    videos = Videos(folder, (*(f"msvd_retrieval/{place}" for place in CLIPS), *CLIPS))
     keys = MediaKeys()
     for split in ("train", "test"):
         for found in snps3_clips(folder, f"msvd_retrieval/MSVD_{split}.jsonl"):

@@ -35,7 +35,7 @@ def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Unread | S
         DataError: a list is not there, or of another form.
     """
     folder = RawFolder(needed(NAME, raw))
-    videos, keys = Videos(folder.media(*_PLACES)), MediaKeys()
+    videos, keys = Videos(folder, _PLACES), MediaKeys()
     names: dict[str, str] = {}
     if folder.find(*MAPPING):
         names, wrong = mapping(folder, *MAPPING)
@@ -70,7 +70,7 @@ def convert_snps3(raw: Path | None, options: Mapping[str, str]) -> Iterator[Unre
         DataError: a list is not there.
     """
     folder = RawFolder(needed(NAME, raw))
-    videos, keys = Videos(folder.media(*_PLACES)), MediaKeys()
+    videos, keys = Videos(folder, _PLACES), MediaKeys()
     answers = answer_list(NAME, raw, options)
     for split in ("train", "test"):
         asked: Asked = {}
@@ -97,8 +97,8 @@ CARD = Card(
     title="MSVD-QA: questions about videos",
     description=(
         "50,505 questions about the 1,970 clips of MSVD, made from their sentences by a program; "
-        "answers are single words. Splits are by clip and are not those of the `msvd` card, so do not train one on the "
-        "test clips of the other."
+        "answers are single words. Splits are by clip and are not those of the `msvd` card: do "
+        "not train for one on the test clips of the other."
     ),
     licence=(
         "videos from YouTube under its terms; as far as we recall research only, nothing may be passed on: "

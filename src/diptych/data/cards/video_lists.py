@@ -1,7 +1,7 @@
 """What cards of videos with captions or questions share: finding videos, and the usual forms of lists."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,24 +18,26 @@ class Videos:
     """Videos by their names without folders and ending; where two are alike, the first place's counts.
 
     Args:
-        media: where to look, archives included.
+        folder: of the raw files.
+        places: where to look: folders, archives, folders in archives.
     """
 
-    def __init__(self, media: Media) -> None:
-        self._media = media
-        self._names: dict[str, str] = {}
-        for name in media.names():
-            if ending(name) in VIDEOS:
-                self._names.setdefault(stem(name), name)
+    def __init__(self, folder: RawFolder, places: Iterable[str]) -> None:
+        # Each name with its place: a dataset may come in hundreds of archives.
+        self._found: dict[str, tuple[Media, str]] = {}
+        for media in (folder.media(place) for place in places):
+            for name in media.names():
+                if ending(name) in VIDEOS:
+                    self._found.setdefault(stem(name), (media, name))
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._found)
 
     def get(self, name: str) -> dict[str, Ref] | None:
         """Return extension -> video of a name with or without its ending, or None."""
-        found = self._names.get(name) or self._names.get(without_ending(name))
-        ref = None if found is None else self._media.get(found)
-        return None if found is None or ref is None else {ending(found): ref}
+        found = self._found.get(name) or self._found.get(without_ending(name))
+        ref = found[0].get(found[1]) if found else None
+        return {ending(found[1]): ref} if found and ref else None
 
     def sample(self, name: str, sample: Sample, what: str) -> Unread | LeftOut:
         """Return `sample` with the video of this name, or what is counted when there is none.
