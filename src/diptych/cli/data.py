@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diptych.cli.common import console, progress
+from diptych.cli.fetch import fetch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,6 +39,7 @@ def register(app: typer.Typer) -> None:
     group.command("list")(list_cards)
     group.command("show")(show)
     group.command("prepare")(prepare)
+    group.command("fetch")(fetch)
     group.command("miniature")(miniature)
     group.command("verify")(verify)
     group.command("query")(query)

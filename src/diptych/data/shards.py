@@ -23,6 +23,16 @@ BLOCK = tarfile.BLOCKSIZE
 RECORD = tarfile.RECORDSIZE
 GIB = 1 << 30
 
+_SHORT_NAME = 100
+"""Letters of a name that fit a plain header."""
+_SMALL = 8**11 - 1
+"""Bytes of a member that fit a plain header."""
+_BEFORE_SIZE = b"0000444\0" + b"0000000\0" * 2
+"""Mode, owner, group."""
+_TIME = b"00000000000\0"
+_AFTER_SUM = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
+"""A regular file, no link, the version; no names of owner and group, no device, no prefix."""
+
 __all__ = ["BadSampleError", "FinishedShard", "KeySet", "ShardWriter", "clean_key", "shard_name"]
 
 
@@ -247,11 +257,21 @@ def _lay_out(key: str, members: dict[str, bytes]) -> tuple[bytes, dict[str, tupl
     places: dict[str, tuple[int, int]] = {}
     size = 0
     for name, data in members.items():
-        info = tarfile.TarInfo(f"{key}.{name}")
-        info.size, info.mode = len(data), 0o444
-        header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+        header = _header(f"{key}.{name}", len(data))
         places[name] = (size + len(header), len(data))
         padding = bytes(-len(data) % BLOCK)
         pieces += [header, data, padding]
         size += len(header) + len(data) + len(padding)
     return b"".join(pieces), places
+
+
+def _header(name: str, size: int) -> bytes:
+    """Return what stands before a member: what `tarfile` writes, made faster where the name is short."""
+    if len(name) > _SHORT_NAME or size > _SMALL or not name.isascii():
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = size, 0o444
+        return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+    head = name.encode().ljust(_SHORT_NAME, b"\0") + _BEFORE_SIZE + b"%011o\0" % size + _TIME
+    # While it is summed up, the field of the sum counts as blanks.
+    total = sum(head) + 8 * ord(" ") + sum(_AFTER_SUM)
+    return head + b"%06o\0 " % total + _AFTER_SUM

@@ -15,6 +15,11 @@ Plane = NDArray[np.uint8]
 Planes = tuple[Plane, Plane, Plane]
 """Brightness and both colours, these perhaps of half the height or width."""
 
+Shape = tuple[int, int, int, int, str]
+"""Width and height, before and after, and the layout of the planes."""
+KEPT = 32
+"""Shapes whose filters are kept."""
+
 _LAYOUTS = frozenset({"yuvj420p", "yuvj422p", "yuvj444p"})
 
 
@@ -23,7 +28,7 @@ class PlaneScaler:
 
     def __init__(self) -> None:
         self._codec: Any = None
-        self._reformatter = VideoReformatter()
+        self._reformatters: dict[Shape, VideoReformatter] = {}
 
     def scale(self, data: bytes, size: tuple[int, int], target: tuple[int, int]) -> Planes | None:
         """Return the planes of a colour JPEG, resized; None if it is damaged or of another kind.
@@ -38,9 +43,9 @@ class PlaneScaler:
             if frame is None or (frame.width, frame.height) != size or frame.format.name not in _LAYOUTS:
                 return None
             if target != size:
-                layout = frame.format.name
-                frame = self._reformatter.reformat(
-                    frame, *target, layout, interpolation=Interpolation.BICUBIC
+                # More threads would only wait for each other: each worker has a core.
+                frame = self._reformatter((*size, *target, frame.format.name)).reformat(
+                    frame, *target, frame.format.name, interpolation=Interpolation.BICUBIC, threads=1
                 )
             y, u, v = (_plane(plane) for plane in frame.planes)
         except (av.FFmpegError, ValueError):
@@ -48,6 +53,12 @@ class PlaneScaler:
             self._codec = None
             return None
         return y, u, v
+
+    def _reformatter(self, shape: Shape) -> VideoReformatter:
+        """Return what resizes pictures of a shape: its filters are made once."""
+        if shape not in self._reformatters and len(self._reformatters) >= KEPT:
+            self._reformatters.pop(next(iter(self._reformatters)))
+        return self._reformatters.setdefault(shape, VideoReformatter())
 
     def _decode(self, data: bytes) -> Any:
         if self._codec is None:
