@@ -23,7 +23,7 @@ _STEP = 17
 _FORMATS = {"jpg": "JPEG", "tif": "TIFF", "ppm": "PPM"}
 _RATE = 44_100
 _VIDEO_CODECS = {"webm": "libvpx", "avi": "mpeg4"}
-_AUDIO_CODECS = {"webm": "libopus", "avi": "libmp3lame"}
+_AUDIO_CODECS = {"webm": "libopus"}
 _TRACK_MATRIX = 40
 """Bytes from the name of an MP4 track header (`tkhd`, version 0) to its matrix."""
 _TURNED = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
@@ -117,8 +117,11 @@ def video_of(
         shown.width, shown.height, shown.pix_fmt = *size, "yuv420p"
         shown.codec_context.gop_size, shown.codec_context.thread_count = key_every, 1
         shown.bit_rate = 400_000
+        if container not in _VIDEO_CODECS:
+            # Keyframes where they are asked for; and the same bytes every time, see `raw.encode`.
+            shown.options = {"sc_threshold": "0", "x264-params": "mbtree=0"}
         sound: Any = (
-            out.add_stream(_AUDIO_CODECS.get(container, "aac"), rate=_sound_rate(container))
+            out.add_stream(_AUDIO_CODECS.get(container, "libmp3lame"), rate=_sound_rate(container))
             if audio
             else None
         )
@@ -130,7 +133,7 @@ def video_of(
         out.mux(shown.encode(None))
         if sound is not None:
             _silence(out, sound, len(colour_ids) / fps)
-    return _turned(file.getvalue(), rotation)
+    return turned(file.getvalue(), rotation)
 
 
 def _sound_rate(container: str) -> int:
@@ -154,7 +157,7 @@ def _silence(out: Any, stream: Any, seconds: float) -> None:
     out.mux(stream.encode(None))
 
 
-def _turned(data: bytes, rotation: int) -> bytes:
+def turned(data: bytes, rotation: int) -> bytes:
     """Return an MP4 that players turn: the matrix of its first track says so."""
     if not rotation:
         return data
