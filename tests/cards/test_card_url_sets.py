@@ -6,6 +6,8 @@ import tarfile
 import warnings
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from url_checks import captions, prepared
 
@@ -221,11 +223,19 @@ def test_sbu_from_shards_and_from_the_tree(tmp_path: Path) -> None:
     assert samples["4385058960_b0f291553e"].captions == ("the later caption of the first photo",)
 
 
-def test_our_own_shards_are_read_like_those_of_a_tool(tmp_path: Path) -> None:
-    prepared("cc12m", tmp_path)
-    again = prepare(load_card("cc12m"), tmp_path / "out", tmp_path / "again", layout="fetched")
-    assert again.splits["train"] == 4
-    assert ShardDataset.open(tmp_path / "again").select().read(1).captions == ('<PERSON> said "hello, café"',)
+def test_our_own_shards_keep_keys_and_splits(tmp_path: Path) -> None:
+    _, first = prepared("cc3m", tmp_path)
+    # What `diptych data fetch` tells of each row.
+    told = {"key": ["val_00000000", "val_00000007"], "status": ["success", "failed_to_download"]}
+    told |= {"cause": ["", "http 404"], "detail": ["", ""], "url": ["http://a.example", "http://b.example"]}
+    pq.write_table(pa.table(told), tmp_path / "out/rows.parquet")
+    again = prepare(load_card("cc3m"), tmp_path / "out", tmp_path / "again", layout="fetched")
+    assert again.splits == {"train": 5, "val": 2, "sized": 7}
+    assert again.examples == {"missing picture": ["val_00000007: http 404 http://b.example"]}
+    samples = ShardDataset.open(tmp_path / "again").select()
+    assert {s.key: s.captions for s in map(samples.read, range(7))} == captions(first)
+    (tmp_path / "out/index.parquet").write_bytes(b"PAR1")
+    assert found_in(tmp_path / "out")[0] == ("cc3m-000000.tar", "damaged shard")
 
 
 def test_our_shards_in_webdataset(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def fetched_pairs(
             yield found
         else:
             sample, meta = found
+            # Other tools keep our ids in a column, if the list had it.
             known_id = sample.text("id")
             yield as_sample(sample, known_id if _ID.fullmatch(known_id) else sample.key, meta)
 

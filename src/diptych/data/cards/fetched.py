@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diptych.data.cards.base import LeftOut
+from diptych.data.index import INDEX, INFO
 from diptych.data.members import OWN_FIELDS, PICTURES, clean_key
 from diptych.data.raw.listed import squeeze
 from diptych.data.raw.refs import FileRef, Ref, TarRef
@@ -36,6 +37,8 @@ SPLITS = {
 
 DAMAGE = (OSError, EOFError, tarfile.TarError)
 """What a damaged shard raises."""
+ROWS = "rows.parquet"
+"""What became of each row of a list, beside the shards of `diptych data fetch`."""
 _LARGEST_SIDE = 1 << 24
 """Bytes of a JSON or text that are read, at most."""
 _SHARD_FOLDER = re.compile(r"\d{4,}")
@@ -93,6 +96,8 @@ def fetched(raw: Path, kind: str, *, held_out_first: bool = False) -> Iterator[F
         shards.sort(key=lambda shard: shard.split == "train")
     for shard in shards:
         yield from shard.samples()
+    for folder in sorted({shard.place.parent for shard in shards if _is_ours(shard.place.parent)}):
+        yield from _failed_rows(folder / ROWS, kind)
 
 
 def _shards(raw: Path) -> Iterator[Path]:
@@ -116,9 +121,11 @@ class _Shard:
     """
 
     def __init__(self, raw: Path, place: Path, kind: str) -> None:
-        self._place, self._kind = place, kind
+        self.place, self._kind = place, kind
         relative = place.relative_to(raw)
         self.name = relative.as_posix()
+        self._ours = _is_ours(place.parent)
+        self._splits: dict[str, str] = {}
         words = re.split(r"[^a-z]+", self.name.lower())
         self.split = next((SPLITS[word] for word in words if word in SPLITS), "train")
         self._folder = [part for part in relative.parts[:-1] if part.lower() not in SPLITS]
@@ -126,6 +133,8 @@ class _Shard:
     def samples(self) -> Iterator[Fetched | LeftOut]:
         failed: set[str] = set()
         try:
+            if self._ours:
+                self._splits = _splits_of(self.place)
             for group in _groups(self._entries()):
                 found = self._sample(group)
                 if isinstance(found, LeftOut):
@@ -137,14 +146,14 @@ class _Shard:
 
     def _entries(self) -> Iterator[tuple[str, Ref, bytes | None]]:
         """Yield name, place and, of JSON and texts, content of each file."""
-        if self._place.is_dir():
-            for path in sorted(self._place.iterdir()):
+        if self.place.is_dir():
+            for path in sorted(self.place.iterdir()):
                 size = path.stat().st_size if path.is_file() else -1
                 if size >= 0:
                     small = _is_side(path.name) and size <= _LARGEST_SIDE
                     yield path.name, FileRef(path, size), path.read_bytes() if small else None
             return
-        with self._place.open("rb") as file, tarfile.TarFile.open(fileobj=file, mode="r:") as tar:
+        with self.place.open("rb") as file, tarfile.TarFile.open(fileobj=file, mode="r:") as tar:
             end = os.fstat(file.fileno()).st_size
             for info in tar:
                 if info.offset_data + info.size > end:
@@ -154,7 +163,7 @@ class _Shard:
                     if _is_side(info.name) and info.size <= _LARGEST_SIDE:
                         file.seek(info.offset_data)
                         data = file.read(info.size)
-                    yield info.name, TarRef(self._place, info.name, info.offset_data, info.size), data
+                    yield info.name, TarRef(self.place, info.name, info.offset_data, info.size), data
             if tar.offset >= end:
                 # Whoever wrote it was stopped between two members.
                 raise EOFError("it has no end")
@@ -169,7 +178,8 @@ class _Shard:
             return LeftOut("bad entry", key, f"{self.name}: expected an object in its JSON")
         text = group.texts.get("txt", b"").decode("utf-8", errors="replace")
         captions, side = _texts(side, text)
-        split = SPLITS.get(str(side.get("split", "")), self.split)
+        told = str(side.get("split") or self._splits.get(group.name, ""))
+        split = SPLITS.get(told, self.split)
         key = self._key(group.name, split)
         medium = next(
             ((name, group.media[name]) for name in sorted(group.media) if self._is_medium(name)), None
@@ -182,7 +192,8 @@ class _Shard:
         return name.rpartition(".")[2] in KINDS[self._kind]
 
     def _key(self, name: str, split: str) -> str:
-        return clean_key("_".join([split, *self._folder, name]))
+        # Keys of our own datasets are unique over all splits.
+        return clean_key(name if self._ours else "_".join([split, *self._folder, name]))
 
     def _reason(self, about: Mapping[str, Any]) -> str:
         status, error = about.get("status"), about.get("error_message")
@@ -191,7 +202,7 @@ class _Shard:
 
     def _failures(self, known: Collection[str]) -> Iterator[LeftOut]:
         """Yield the rows that the Parquet file beside the shard reports as failed."""
-        path = self._place.with_name(f"{self._place.stem}.parquet")
+        path = self.place.with_name(f"{self.place.stem}.parquet")
         if not path.is_file():
             return
         try:
@@ -205,6 +216,37 @@ class _Shard:
                     )
         except (OSError, pa.ArrowException) as error:
             yield LeftOut("damaged shard", path.name, str(error).splitlines()[0])
+
+
+def _is_ours(folder: Path) -> bool:
+    """Tell whether a folder is a dataset that `diptych data fetch` (or `prepare`) finished."""
+    return (folder / INFO).is_file() and (folder / INDEX).is_file()
+
+
+def _splits_of(shard: Path) -> dict[str, str]:
+    """Return key -> split of the samples in a shard of our own, which only the index tells."""
+    try:
+        table = pq.read_table(
+            shard.with_name(INDEX), columns=["key", "split"], filters=[("shard", "=", shard.name)]
+        )
+    except pa.ArrowException as error:
+        raise OSError(f"{INDEX} beside it cannot be read: {error}") from error
+    return dict(zip(table["key"].to_pylist(), table["split"].to_pylist(), strict=True))
+
+
+def _failed_rows(path: Path, kind: str) -> Iterator[LeftOut]:
+    """Yield the rows that `diptych data fetch` could not fetch."""
+    if not path.is_file():
+        return
+    columns = ["key", "status", "cause", "detail", "url"]
+    with pq.ParquetFile(path) as file:
+        if not set(columns) <= set(file.schema_arrow.names):
+            return
+        for batch in file.iter_batches(columns=columns):
+            for row in batch.to_pylist():
+                if row["status"] != "success":
+                    why = ": ".join(part for part in (row["cause"], row["detail"]) if part)
+                    yield LeftOut(f"missing {kind}", row["key"], f"{why} {row['url']}".strip())
 
 
 def _is_side(name: str) -> bool:

@@ -1,5 +1,6 @@
 """The `internvid` card: clips of YouTube videos with generated captions and scores."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +40,7 @@ COLONS = ("_", "-", ".", "", ":")
 """What tools write for the `:` of a time in the name of a clip."""
 
 _CARD = "internvid"
+_KEY = re.compile(r"yt_([A-Za-z0-9_-]{11})_(\d+)_(\d+)")
 _LISTED = {"aesthetic_score": "Aesthetic_Score", "umt_score": "UMT_Score"}
 """Column -> its name in the list."""
 
@@ -141,6 +143,8 @@ def _span(sample: Fetched) -> tuple[int, int] | None:
     match side.get("clips"):
         case [[first, last]]:
             pairs.insert(0, (first, last))
+    if found := _KEY.fullmatch(sample.key):
+        pairs.append((int(found[2]) / 1000, int(found[3]) / 1000))
     for pair in pairs:
         start, end = (_ms(value) for value in pair)
         if start is not None and end is not None:

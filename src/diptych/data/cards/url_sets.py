@@ -63,7 +63,7 @@ def placed(row: Listed, ref: Ref | None, kind: str, **more: Any) -> Unread | Lef
         more: further facts.
     """
     if row.problem:
-        return LeftOut("bad entry", row.id, row.problem)
+        return LeftOut(row.cause, row.id, row.problem)
     if ref is None:
         return LeftOut(f"missing {kind}", row.id, row.file)
     extension = PurePosixPath(row.file).suffix[1:].lower()

@@ -214,7 +214,7 @@ CARD = Card(
         "- HTML in descriptions: entities become characters, tags go, their content stays; line ends become "
         "blanks, control characters go.\n"
         "- The first release has 23 columns, the later one a line number in front and a hash behind the id.\n"
-        "- Videos are counted as `bad entry`.\n"
+        "- Videos are counted as `no photo`.\n"
         "- Titles are often file names (`IMG_0520`); they stay. Uni-Perceiver draws title or description "
         "with "
         "equal chances, takes the other one if it is empty, and the word `image` if both are."

@@ -80,6 +80,7 @@ def _row(record: dict[str, str], digest: str, place: str) -> Listed:
         f"images/{digest[:3]}/{digest[3:6]}/{digest}.{extension}" if digest else "",
         more=_more(record, title, description),
         problem=f"{place}: is a video" if record["marker"].strip() == _VIDEO else "",
+        cause="no photo",
     )
 
 

@@ -40,6 +40,8 @@ class Listed:
     """Further columns by the names that a prepared dataset has them under, JSON types."""
     problem: str = ""
     """Why the row cannot be used, if it is damaged."""
+    cause: str = "bad entry"
+    """What such a row is counted under."""
 
     def as_row(self) -> dict[str, Any]:
         """Return the row as a dictionary: `id`, `url`, `caption`, `split`, the further columns, and
