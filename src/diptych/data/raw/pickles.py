@@ -37,6 +37,8 @@ _CALLS = {
     ("torch._utils", "_rebuild_tensor"),
 }
 _ALLOWED = frozenset(_CALLS | {("torch", name) for name in _STORAGES})
+_UINT2, _INT4, _UINT4 = struct.Struct("<H"), struct.Struct("<i"), struct.Struct("<I")
+_UINT8, _FLOAT8 = struct.Struct("<Q"), struct.Struct(">d")
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 """First value of what torch wrote before it wrote zip archives; pickled storages still hold it."""
 
@@ -123,12 +125,13 @@ class _Machine:
 
     def run(self) -> tuple[Any, int]:
         """Return the value, and where the pickle ends."""
+        data, steps = self._data, _STEPS
         while True:
-            code = self._data[self._at]
+            code = data[self._at]
             self._at += 1
             if code == _STOP:
                 return self._stack.pop(), self._at
-            step = _STEPS.get(code)
+            step = steps.get(code)
             if step is None:
                 raise _RefusedError(
                     f"operation {bytes([code])!r} at byte {self._at - 1} makes objects of classes, which is "
@@ -144,9 +147,16 @@ class _Machine:
         self._at += size
         return found
 
-    def number(self, form: str) -> Any:
+    def byte(self) -> int:
+        """Return the next byte."""
+        self._at += 1
+        return self._data[self._at - 1]
+
+    def number(self, form: struct.Struct) -> Any:
         """Return a number in one of `struct`'s forms."""
-        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+        at = self._at
+        self._at = at + form.size
+        return form.unpack_from(self._data, at)[0]
 
     def line(self) -> bytes:
         """Return the bytes up to the next line end."""
@@ -287,17 +297,17 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> np.ndarray:
     return storage.numbers[offset : offset + size[0]]
 
 
-def _long(machine: _Machine, form: str) -> None:
-    machine.push(int.from_bytes(machine.take(machine.number(form)), "little", signed=True))
+def _long(machine: _Machine, size: int) -> None:
+    machine.push(int.from_bytes(machine.take(size), "little", signed=True))
 
 
-def _text(machine: _Machine, form: str) -> None:
-    machine.push(machine.take(machine.number(form)).decode("utf-8", "surrogatepass"))
+def _text(machine: _Machine, size: int) -> None:
+    machine.push(machine.take(size).decode("utf-8", "surrogatepass"))
 
 
-def _old_text(machine: _Machine, form: str) -> None:
+def _old_text(machine: _Machine, size: int) -> None:
     """Read a text of Python 2: bytes of any encoding, in practice UTF-8."""
-    data = machine.take(machine.number(form))
+    data = machine.take(size)
     try:
         machine.push(data.decode())
     except UnicodeDecodeError:
@@ -342,23 +352,23 @@ _STEPS: dict[int, Callable[[_Machine], Any]] = {
         "\x89": lambda m: m.push(False),
         "I": lambda m: m.push(_int_of_line(m.line())),
         "L": lambda m: m.push(_int_of_line(m.line())),
-        "J": lambda m: m.push(m.number("<i")),
-        "K": lambda m: m.push(m.number("<B")),
-        "M": lambda m: m.push(m.number("<H")),
-        "\x8a": lambda m: _long(m, "<B"),
-        "\x8b": lambda m: _long(m, "<i"),
+        "J": lambda m: m.push(m.number(_INT4)),
+        "K": lambda m: m.push(m.byte()),
+        "M": lambda m: m.push(m.number(_UINT2)),
+        "\x8a": lambda m: _long(m, m.byte()),
+        "\x8b": lambda m: _long(m, m.number(_INT4)),
         "F": lambda m: m.push(float(m.line())),
-        "G": lambda m: m.push(m.number(">d")),
+        "G": lambda m: m.push(m.number(_FLOAT8)),
         "S": _quoted,
-        "T": lambda m: _old_text(m, "<i"),
-        "U": lambda m: _old_text(m, "<B"),
+        "T": lambda m: _old_text(m, m.number(_INT4)),
+        "U": lambda m: _old_text(m, m.byte()),
         "V": lambda m: m.push(m.line().decode("raw_unicode_escape")),
-        "X": lambda m: _text(m, "<I"),
-        "\x8c": lambda m: _text(m, "<B"),
-        "\x8d": lambda m: _text(m, "<Q"),
-        "B": lambda m: m.push(m.take(m.number("<I"))),
-        "C": lambda m: m.push(m.take(m.number("<B"))),
-        "\x8e": lambda m: m.push(m.take(m.number("<Q"))),
+        "X": lambda m: _text(m, m.number(_UINT4)),
+        "\x8c": lambda m: _text(m, m.byte()),
+        "\x8d": lambda m: _text(m, m.number(_UINT8)),
+        "B": lambda m: m.push(m.take(m.number(_UINT4))),
+        "C": lambda m: m.push(m.take(m.byte())),
+        "\x8e": lambda m: m.push(m.take(m.number(_UINT8))),
         "]": lambda m: m.push([]),
         "l": lambda m: m.push(m.since_mark()),
         "a": lambda m: m.extend(m.pop()),
@@ -373,11 +383,11 @@ _STEPS: dict[int, Callable[[_Machine], Any]] = {
         "s": lambda m: m.fill(m.pop(2)),
         "u": lambda m: m.fill(m.since_mark()),
         "g": lambda m: m.recall(int(m.line())),
-        "h": lambda m: m.recall(m.number("<B")),
-        "j": lambda m: m.recall(m.number("<I")),
+        "h": lambda m: m.recall(m.byte()),
+        "j": lambda m: m.recall(m.number(_UINT4)),
         "p": lambda m: m.keep(int(m.line())),
-        "q": lambda m: m.keep(m.number("<B")),
-        "r": lambda m: m.keep(m.number("<I")),
+        "q": lambda m: m.keep(m.byte()),
+        "r": lambda m: m.keep(m.number(_UINT4)),
         "\x94": lambda m: m.keep(),
         "c": _global,
         "\x93": lambda m: m.name(*m.pop(2)),
