@@ -27,7 +27,7 @@ from diptych.data.text import clean
 from diptych.errors import DataError, UsageError
 from diptych.objectives.contrastive import ContrastiveHead
 from diptych.objectives.matching import MatchingHead
-from diptych.systems.protocol import Encoded, VisionLanguageModel
+from diptych.systems.protocol import Encoded, VisionLanguageModel, tokens_of
 from diptych.systems.task import Task
 from diptych.tasks.fused import embed_pictures
 from diptych.tasks.nlvr import NlvrTask
@@ -319,7 +319,7 @@ class LoadedModel:
 
     def _embed(self, pictures: Sequence[Picture]) -> Tensor:
         images = square_pictures(pictures, self.config.data.image)
-        return embed_pictures(self.model, images.to(self.device))
+        return tokens_of(embed_pictures(self.model, images.to(self.device)))
 
     def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return ids [N, L] and mask [N, L] of texts, cleaned and padded by the model's settings."""

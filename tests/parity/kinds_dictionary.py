@@ -11,9 +11,7 @@ from tests.parity.runner import Case, Comparison, exact, gradient, output
 from torch import Tensor
 
 from diptych.blocks.dictionary import DictionaryConfig, VisualDictionary
-
-PUBLISHED = {"embed": "codes", "cluster_size": "sizes", "cluster_sum": "totals", "embed_avg": "sums"}
-"""Buffer of the original -> ours."""
+from diptych.systems.soho.convert import DICTIONARY
 
 
 def build(case: Case) -> VisualDictionary:
@@ -21,7 +19,7 @@ def build(case: Case) -> VisualDictionary:
     config = case.meta["config"]
     rule = DictionaryConfig(codes=config["num_tokens"], decay=config["decay"], eps=config.get("eps", 1e-5))
     dictionary = VisualDictionary(config["token_dim"], rule.published())
-    dictionary.load_state_dict({PUBLISHED[name]: tensor for name, tensor in case.under("w.").items()})
+    dictionary.load_state_dict({DICTIONARY[name]: tensor for name, tensor in case.under("w.").items()})
     return dictionary.train(config.get("mode", "train") == "train")
 
 
@@ -50,7 +48,7 @@ def check_step(
     if "x" in wanted:
         (found.vectors * given["cotangent"]).sum().backward()
         done.append(gradient(f"{name}x", x.grad, wanted["x"]))
-    buffers = {theirs: getattr(dictionary, ours) for theirs, ours in PUBLISHED.items()}
+    buffers = {theirs: getattr(dictionary, ours) for theirs, ours in DICTIONARY.items()}
     return done + [output(f"{name}{b}", t, expected[b]) for b, t in buffers.items() if b in expected]
 
 

@@ -17,13 +17,20 @@ def recipe_of(dataset, system, task):
     values = config.model_dump(mode="json")
     if system == "eve":
         values["conv"]["norm"] = "batch"
-    recipe = settings(dataset, train__steps=6, train__checkpoint_every=2, data__image__size=16)
+    side = 128 if system == "soho" else 16  # 2 x 2 visual words
+    recipe = settings(dataset, train__steps=6, train__checkpoint_every=2, data__image__size=side)
     recipe["data"]["text"]["vocab_size"] = 60
     return recipe | {"system": values, "task": {"name": task}}
 
 
 @pytest.mark.parametrize(
-    ("system", "task"), [("eve", "retrieval"), ("eve", "eve_pretrain"), ("two_tower", "retrieval")]
+    ("system", "task"),
+    [
+        ("eve", "retrieval"),
+        ("eve", "eve_pretrain"),
+        ("two_tower", "retrieval"),
+        ("soho", "soho_pretrain"),
+    ],
 )
 def test_a_resumed_run_is_the_uninterrupted_run(dataset, tmp_path, monkeypatch, system, task):
     recipe = recipe_of(dataset, system, task)

@@ -86,19 +86,21 @@ class VisualDictionary(nn.Module):
         self.register_buffer("sums", codes.clone() if counted else torch.zeros_like(codes))
         self.register_buffer("totals", torch.zeros(config.codes))
 
-    def forward(self, x: Tensor, real: Tensor | None = None) -> Quantised:
+    def forward(self, x: Tensor, real: Tensor | None = None, times: int = 1) -> Quantised:
         """Replace vectors [N, C] by their nearest codes.
 
         Args:
             x: the vectors. In training all ranks pass theirs, any number of them.
             real: [N] bool, False at vectors (padding) that the dictionary should not learn from; None: it
                 learns from all, as published.
+            times: how often every vector counts: that of a picture with several captions was published to be
+                passed once for each.
         """
         with torch.autocast(x.device.type, enabled=False):
             flat = x.detach().float()
             indices = self.nearest(flat)
             if self.training:
-                self._update(flat, indices, real)
+                self._update(flat, indices, real, times)
             codes = self.codes.index_select(0, indices).to(x.dtype)
         return Quantised(x + (codes - x).detach(), indices)
 
@@ -113,7 +115,13 @@ class VisualDictionary(nn.Module):
         return torch.cat(found)
 
     @torch.no_grad()
-    def _update(self, x: Tensor, indices: Tensor, real: Tensor | None) -> None:
+    def perplexity(self) -> Tensor:
+        """Return how many codes are in use, as e to the entropy of their moving shares (scalar float32)."""
+        shares = self.sizes / self.sizes.sum().clamp(min=1e-12)
+        return torch.exp(-(shares * shares.clamp(min=1e-12).log()).sum())
+
+    @torch.no_grad()
+    def _update(self, x: Tensor, indices: Tensor, real: Tensor | None, times: int) -> None:
         if real is not None:
             x, indices = x[real], indices[real]
         K, C = self.codes.shape
@@ -121,7 +129,7 @@ class VisualDictionary(nn.Module):
         own = x.new_zeros(K, C + 1)
         own[:, :C].index_add_(0, indices, x)
         own[:, C] = torch.bincount(indices, minlength=K)
-        joint = self.world.sum(own)
+        joint = self.world.sum(own * times)
         self.totals += joint[:, C]
         new = 1 - self.config.decay
         self.sizes.lerp_(joint[:, C], new)

@@ -23,6 +23,9 @@ class Batch:
     """[B, 3, H, W] uint8, RGB, in memory with the channels last; normalised on the device, never in a worker.
     [B, 2, 3, H, W] for statements about two pictures. Straight from the training loader there is opacity as a
     fourth channel, if `data.augment.keeps_opacity`: `augment` lays it on a background."""
+    image_sizes: Tensor | None = None
+    """[B, 2] int64: height and width of each picture inside a frame that is padded at the bottom and on the
+    right ([B, 2, 2] for two pictures); None: every picture fills its frame."""
     texts: list[str] | None = None
     """The caption chosen for each sample."""
     text_ids: Tensor | None = None

@@ -61,3 +61,20 @@ def competing_answer_loss(logits: Tensor, targets: Tensor, counted: Tensor, worl
 def class_loss(logits: Tensor, labels: Tensor, world: World = ALONE) -> Tensor:
     """Return the mean cross-entropy of logits [B, C] and labels [B] int64 (scalar); as `answer_loss`."""
     return world.mean(F.cross_entropy(logits.float(), labels, reduction="sum"), len(labels))
+
+
+class DropoutAnswerHead(nn.Module):
+    """Two-layer classifier as SOHO has it: linear, ReLU, dropout, linear."""
+
+    def __init__(self, inputs: int, hidden: int, classes: int, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(inputs, hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(hidden, classes)
+        for layer in (self.hidden, self.classifier):
+            nn.init.kaiming_normal_(layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn [B, inputs] into logits [B, C] float32."""
+        logits: Tensor = self.classifier(self.dropout(F.relu(self.hidden(x))))
+        return logits.float()

@@ -2,6 +2,7 @@
 
 SYSTEMS: dict[str, str] = {
     "eve": "diptych.systems.eve.system:SYSTEM",
+    "soho": "diptych.systems.soho.system:SYSTEM",
     "two_tower": "diptych.systems.two_tower.system:SYSTEM",
 }
 """Configuration name (`system.name`) -> "module:object", imported on first use."""

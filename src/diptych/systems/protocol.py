@@ -3,10 +3,11 @@
 Legend: B batch, L text tokens, P image tokens (class token first), D width.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol, Self
 
+import torch
 from torch import Tensor, nn
 
 from diptych.config.schema import Section
@@ -50,14 +51,48 @@ class Fused:
 
 
 @dataclass(frozen=True)
+class Visual:
+    """Pictures of several sizes as input tokens; `visual[rows]` are some of them."""
+
+    tokens: Tensor
+    """[B, P, D]"""
+    mask: Tensor
+    """[B, P] bool, True at tokens that are picture."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, rows: Tensor | slice) -> Self:
+        return type(self)(self.tokens[rows], self.mask[rows])
+
+
+def tokens_of(visual: Tensor | Visual) -> Tensor:
+    """Return pictures [B, 3, H, W] or tokens [B, P, D] for a model all of whose pictures have one size."""
+    return visual.tokens if isinstance(visual, Visual) else visual
+
+
+def join_visuals(parts: Sequence[Tensor | Visual]) -> Tensor | Visual:
+    """Return pictures behind each other as one batch; all have the same number of tokens."""
+    tokens = torch.cat([part.tokens if isinstance(part, Visual) else part for part in parts])
+    masks = [part.mask for part in parts if isinstance(part, Visual)]
+    return Visual(tokens, torch.cat(masks)) if masks else tokens
+
+
+@dataclass(frozen=True)
 class ImageSpec:
     """How a system wants its pictures: side in pixels and per-channel normalisation of values in 0..1."""
 
     size: int
+    """Side of the square; 0 where pictures may have any size."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     tokens: int = 0
-    """Tokens that a picture becomes, the class token included (for the figures); 0: it has none."""
+    """Tokens that a picture becomes, the class token included (for the figures); 0: it has none, or their
+    number depends on the picture."""
+    sizes: Literal["square", "any"] = "square"
+    """Whether all pictures are `size` x `size`, or of any size (`Batch.image_sizes` in a padded frame)."""
+    multiple: int = 1
+    """Frames of pictures of any size are multiples of so many pixels."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +109,9 @@ class VisionLanguageModel(nn.Module):
     Capabilities and their methods:
 
     - `embed_visual(images [B, 3, H, W] float, normalised) -> Tensor [B, P, D]`: patch embedding alone, so
-      that a picture used in several passes is embedded once
-    - `encode_visual(visual) -> Encoded`; `visual` is pictures [B, 3, H, W] or their embedding [B, P, D]
+      that a picture used in several passes is embedded once. Systems that take pictures of any size get
+      `sizes` [B, 2] too, and return a `Visual`, which knows what is padding
+    - `encode_visual(visual) -> Encoded`; `visual` is pictures [B, 3, H, W] or what `embed_visual` returned
     - `encode_text(ids [B, L] int64, mask [B, L] bool) -> Encoded`
     - `fuse(visual, ids, mask) -> Fused`, `visual` as above
     """
@@ -87,19 +123,24 @@ class VisionLanguageModel(nn.Module):
     heads: int = 0
     """Attention heads, which heads of tasks may copy; 0: no such number."""
 
-    def embed_visual(self, images: Tensor) -> Tensor:
-        """Turn normalised pictures [B, 3, H, W] into input tokens [B, P, D]."""
+    def embed_visual(self, images: Tensor, sizes: Tensor | None = None) -> Tensor | Visual:
+        """Turn normalised pictures [B, 3, H, W] into input tokens [B, P, D].
+
+        Args:
+            images: smaller pictures are padded at the bottom and on the right with zeros.
+            sizes: [B, 2] int64, height and width of each picture; None: all fill the frame.
+        """
         raise AttributeError(f"{type(self).__name__} has no capability 'embed_visual'")
 
-    def encode_visual(self, visual: Tensor) -> Encoded:
-        """Encode pictures [B, 3, H, W] or their embedding [B, P, D]."""
+    def encode_visual(self, visual: Tensor | Visual) -> Encoded:
+        """Encode pictures [B, 3, H, W] or what `embed_visual` returned."""
         raise AttributeError(f"{type(self).__name__} has no capability 'encode_visual'")
 
     def encode_text(self, ids: Tensor, mask: Tensor) -> Encoded:
         """Encode token ids [B, L] with their mask [B, L]."""
         raise AttributeError(f"{type(self).__name__} has no capability 'encode_text'")
 
-    def fuse(self, visual: Tensor, ids: Tensor, mask: Tensor) -> Fused:
+    def fuse(self, visual: Tensor | Visual, ids: Tensor, mask: Tensor) -> Fused:
         """Read pictures and texts together, pair by pair."""
         raise AttributeError(f"{type(self).__name__} has no capability 'fuse'")
 

@@ -5,6 +5,7 @@ TASKS: dict[str, str] = {
     "multi": "diptych.tasks.multi:MultiTask",
     "nlvr": "diptych.tasks.nlvr:NlvrTask",
     "retrieval": "diptych.tasks.retrieval:RetrievalTask",
+    "soho_pretrain": "diptych.systems.soho.pretrain:SohoPretrainTask",
     "vqa": "diptych.tasks.vqa:VqaTask",
 }
 """Configuration name (`task.name`) -> "module:class", imported on first use."""

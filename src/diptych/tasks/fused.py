@@ -11,20 +11,29 @@ from torch import Tensor
 from diptych.data.image import normalise
 from diptych.data.text import Tokenizer
 from diptych.errors import UsageError
-from diptych.systems.protocol import VisionLanguageModel
+from diptych.objectives.pictures import blank_outside
+from diptych.systems.protocol import VisionLanguageModel, Visual
 
 Blind = Literal["none", "image", "text"]
 """What a control does not see: pictures are grey, texts empty."""
 
 
-def embed_pictures(model: VisionLanguageModel, images: Tensor, blind: Blind = "none") -> Tensor:
-    """Normalise pictures [B, 3, H, W] (uint8, or float in 0..1); embed them, [B, P, D], where the model can.
+def embed_pictures(
+    model: VisionLanguageModel, images: Tensor, blind: Blind = "none", sizes: Tensor | None = None
+) -> Tensor | Visual:
+    """Normalise pictures [B, 3, H, W] (uint8, or float in 0..1); embed them, where the model can.
+
+    Args:
+        model: the system's.
+        images: the pictures.
+        blind: `image`: the model sees grey.
+        sizes: [B, 2] int64, height and width of pictures that are padded (`Batch.image_sizes`).
 
     Raises:
         UsageError: pictures of another size than the model reads.
     """
     spec = model.image_spec
-    if images.shape[-2:] != (spec.size, spec.size):
+    if spec.sizes == "square" and images.shape[-2:] != (spec.size, spec.size):
         raise UsageError(
             f"data.image.size: pictures of {images.shape[-2]} x {images.shape[-1]} pixels, but the model "
             f"reads {spec.size} x {spec.size}; set data.image.size={spec.size}"
@@ -32,7 +41,9 @@ def embed_pictures(model: VisionLanguageModel, images: Tensor, blind: Blind = "n
     pixels = normalise(images, spec)
     if blind == "image":
         pixels = torch.zeros_like(pixels)
-    return model.embed_visual(pixels) if "embed_visual" in model.capabilities else pixels
+    elif sizes is not None:
+        pixels = blank_outside(pixels, sizes)
+    return model.embed_visual(pixels, sizes) if "embed_visual" in model.capabilities else pixels
 
 
 def visible_text(ids: Tensor, mask: Tensor, tokenizer: Tokenizer, blind: Blind) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from diptych.data.text import Tokenizer
 from diptych.errors import UsageError
 from diptych.objectives.answers import AnswerHead, class_loss
 from diptych.objectives.two_pictures import CLASSES, PairedAttentionHead
-from diptych.systems.protocol import Fused, VisionLanguageModel
+from diptych.systems.protocol import Fused, VisionLanguageModel, Visual, join_visuals
 from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, Task, TaskConfig
 from diptych.tasks.fused import embed_pictures, visible_text
 from diptych.tasks.nlvr_config import NlvrConfig
@@ -64,7 +64,11 @@ class NlvrTask(Task):
             )
         blind = self.config.blind
         text = visible_text(batch.text_ids, batch.text_mask, self.tokenizer, blind)
-        pictures = [embed_pictures(self.model, batch.images[:, i], blind) for i in (0, 1)]
+        sizes = batch.image_sizes
+        pictures = [
+            embed_pictures(self.model, batch.images[:, i], blind, None if sizes is None else sizes[:, i])
+            for i in (0, 1)
+        ]
         first, second = self._passes(pictures, *text)
         routing = [f.aux["routing"] for f in (first, second) if "routing" in f.aux]
         if isinstance(self.nlvr, AnswerHead):
@@ -73,10 +77,10 @@ class NlvrTask(Task):
         masks = [torch.cat([f.visual_mask, f.text_mask], 1) for f in (first, second)]
         return self.nlvr(states[0], states[1], (masks[0], masks[1])), routing
 
-    def _passes(self, pictures: list[Tensor], ids: Tensor, mask: Tensor) -> list[Fused]:
+    def _passes(self, pictures: list[Tensor | Visual], ids: Tensor, mask: Tensor) -> list[Fused]:
         if self.config.passes == "separate":
             return [self.model.fuse(picture, ids, mask) for picture in pictures]
-        both = self.model.fuse(torch.cat(pictures), torch.cat([ids, ids]), torch.cat([mask, mask]))
+        both = self.model.fuse(join_visuals(pictures), torch.cat([ids, ids]), torch.cat([mask, mask]))
         halves = [slice(None, len(ids)), slice(len(ids), None)]
         return [
             Fused(

@@ -26,7 +26,7 @@ from diptych.objectives.matching import (
     itm_loss,
     matching_passes,
 )
-from diptych.systems.protocol import Encoded, VisionLanguageModel
+from diptych.systems.protocol import Encoded, VisionLanguageModel, tokens_of
 from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, Task, TaskConfig
 from diptych.tasks.fused import embed_pictures
 from diptych.tasks.retrieval_batch import BatchTexts, batch_texts, join_texts
@@ -102,7 +102,7 @@ class RetrievalTask(Task):
 
     def embed(self, images: Tensor) -> Tensor:
         """Normalise pictures [B, 3, H, W] (uint8, or float in 0..1) and embed them once for all passes."""
-        return embed_pictures(self.model, images)
+        return tokens_of(embed_pictures(self.model, images))
 
     def draw_passes(
         self, features: tuple[Tensor, Tensor], temperature: Tensor, texts: BatchTexts, context: StepContext

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diptych.data.batch import Batch
 from diptych.data.text import Tokenizer
 from diptych.errors import UsageError
-from diptych.objectives.answers import AnswerHead, answer_loss, competing_answer_loss
+from diptych.objectives.answers import AnswerHead, DropoutAnswerHead, answer_loss, competing_answer_loss
 from diptych.systems.protocol import Fused, VisionLanguageModel
 from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, Task, TaskConfig
 from diptych.tasks.fused import embed_pictures, visible_text
@@ -41,7 +41,11 @@ class VqaTask(Task):
     ) -> None:
         super().__init__(model, config, tokenizer)
         self.answers = Answers(answers)
-        self.vqa = AnswerHead(model.width, 2 * model.width, len(self.answers))
+        self.vqa: AnswerHead | DropoutAnswerHead
+        if config.head == "dropout":
+            self.vqa = DropoutAnswerHead(model.width, 4 * model.width, len(self.answers))
+        else:
+            self.vqa = AnswerHead(model.width, 2 * model.width, len(self.answers))
         nn.init.constant_(self.vqa.classifier.bias, config.answer_bias)
 
     @classmethod
@@ -101,7 +105,7 @@ class VqaTask(Task):
         assert batch.text_mask is not None
         blind = self.config.blind
         ids, mask = visible_text(batch.text_ids, batch.text_mask, self.tokenizer, blind)
-        return self.model.fuse(embed_pictures(self.model, batch.images, blind), ids, mask)
+        return self.model.fuse(embed_pictures(self.model, batch.images, blind, batch.image_sizes), ids, mask)
 
     def logits(self, batch: Batch) -> Tensor:
         """Return a score for each answer, [B, A] float32."""

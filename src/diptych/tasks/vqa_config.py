@@ -8,7 +8,7 @@ from diptych.systems.task import TaskConfig
 
 
 class VqaConfig(TaskConfig):
-    """Question answering by choosing from a list of answers, as published for EVE."""
+    """Question answering by choosing from a list of answers, as published for EVE and SOHO."""
 
     name: Literal["vqa"] = "vqa"
     answers: str = Field(
@@ -21,6 +21,11 @@ class VqaConfig(TaskConfig):
         0.0,
         description="Start of the answers' biases (published: 0). A value such as -5 spares a short "
         "training the steps in which it only learns that most answers are wrong.",
+    )
+    head: Literal["norm", "dropout"] = Field(
+        "norm",
+        description="norm: two layers with LayerNorm and GELU (published for EVE); dropout: with ReLU and "
+        "dropout 0.5, twice as wide (published for SOHO).",
     )
     loss: Literal["binary", "softmax"] = Field(
         "binary",

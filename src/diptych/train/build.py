@@ -215,6 +215,11 @@ def _check_examples(config: RunConfig) -> None:
 
 def _check_image(config: RunConfig, model: VisionLanguageModel) -> None:
     ours, theirs = config.data.image.size, model.image_spec.size
+    if model.image_spec.sizes == "any":
+        least = 2 * model.image_spec.multiple
+        if ours < least:
+            raise ConfigError(f"data.image.size = {ours}: {config.system.name} needs at least {least} pixels")
+        return
     if ours != theirs:
         raise ConfigError(
             f"data.image.size = {ours}, but {_key(config.system, 'image_size')} = {theirs}; set both to "

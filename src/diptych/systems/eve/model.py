@@ -23,6 +23,8 @@ from diptych.systems.protocol import (
     RoutingStats,
     TextSpec,
     VisionLanguageModel,
+    Visual,
+    tokens_of,
 )
 
 
@@ -94,15 +96,16 @@ class EveModel(VisionLanguageModel):
         """Image tokens along a side of the picture (without the class token)."""
         return self.visual.stem.side
 
-    def embed_visual(self, images: Tensor) -> Tensor:
+    def embed_visual(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
         """Turn normalised pictures [B, 3, H, W] into [B, P, D], positions included."""
         out: Tensor = self.visual(images)
         return out
 
-    def _visual_tokens(self, visual: Tensor) -> Tensor:
-        return self.embed_visual(visual) if visual.dim() == 4 else visual
+    def _visual_tokens(self, visual: Tensor | Visual) -> Tensor:
+        tokens = tokens_of(visual)
+        return self.embed_visual(tokens) if tokens.dim() == 4 else tokens
 
-    def encode_visual(self, visual: Tensor) -> Encoded:
+    def encode_visual(self, visual: Tensor | Visual) -> Encoded:
         """Encode pictures [B, 3, H, W] or their embedding [B, P, D]."""
         x = self._visual_tokens(visual)
         hidden, aux = self._run(x, Layout(x.shape[1], x.shape[1], None))
@@ -117,7 +120,7 @@ class EveModel(VisionLanguageModel):
         tokens = self.norm(hidden)
         return Encoded(tokens, tokens[:, 0], mask.bool(), aux, hidden[:, 0])
 
-    def fuse(self, visual: Tensor, ids: Tensor, mask: Tensor) -> Fused:
+    def fuse(self, visual: Tensor | Visual, ids: Tensor, mask: Tensor) -> Fused:
         """Read pictures (or embeddings [B, P, D]) and texts [B, L] together.
 
         The published code splits by a fixed text length (40); here the actual lengths decide, so texts may be

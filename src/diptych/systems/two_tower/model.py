@@ -11,7 +11,14 @@ from diptych.blocks.init import draw_linears
 from diptych.blocks.positions import fit_positions
 from diptych.blocks.stem import build_stem
 from diptych.blocks.transformer import TransformerLayer
-from diptych.systems.protocol import Encoded, ImageSpec, TextSpec, VisionLanguageModel
+from diptych.systems.protocol import (
+    Encoded,
+    ImageSpec,
+    TextSpec,
+    VisionLanguageModel,
+    Visual,
+    tokens_of,
+)
 from diptych.systems.two_tower.config import TwoTowerConfig
 
 EPS = 1e-6
@@ -75,14 +82,15 @@ class TwoTowerModel(VisionLanguageModel):
         self.image_tower = Tower(config, config.image_layers)
         self.text_tower = Tower(config, config.text_layers)
 
-    def embed_visual(self, images: Tensor) -> Tensor:
+    def embed_visual(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
         """Turn normalised pictures [B, 3, H, W] into [B, P, D], positions included."""
         out: Tensor = self.visual(images)
         return out
 
-    def encode_visual(self, visual: Tensor) -> Encoded:
+    def encode_visual(self, visual: Tensor | Visual) -> Encoded:
         """Encode pictures [B, 3, H, W] or their embedding [B, P, D]."""
-        tokens = self.embed_visual(visual) if visual.dim() == 4 else visual
+        tokens = tokens_of(visual)
+        tokens = self.embed_visual(tokens) if tokens.dim() == 4 else tokens
         encoded: Encoded = self.image_tower(tokens, None)
         return encoded
 

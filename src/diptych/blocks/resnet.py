@@ -1,0 +1,186 @@
+"""Residual convolutional networks, with the layout and the parameter names of torchvision.
+
+Why not torchvision's own: its widths are fixed, it cannot leave stages frozen in eval mode, and it cannot be
+imported beside builds of torch without CUDA. Its weights load into this one unchanged.
+
+Legend: B batch, C channels, H and W height and width.
+"""
+
+from collections.abc import Callable
+from typing import Literal, Self, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from diptych.config.schema import Section
+
+Depth = Literal[18, 34, 50, 101, 152]
+_BLOCKS: dict[int, tuple[int, int, int, int]] = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+STRIDE = 32
+"""Pixels along the side of a cell of the last map."""
+
+
+class ResNetConfig(Section):
+    """A residual network."""
+
+    depth: Depth = Field(18, description="Layers: 18 and 34 have plain blocks, the others bottlenecks.")
+    stem_channels: int = Field(64, ge=1, description="Channels of the first convolution.")
+    base_channels: int = Field(
+        64, ge=1, description="Channels of the first stage; each next has twice as many."
+    )
+    frozen_stages: int = Field(
+        -1,
+        ge=-1,
+        le=4,
+        description="Stages that are not trained and keep their batch statistics: -1 none, 0 the stem, 1 the "
+        "stem and the first stage, ...",
+    )
+    recompute: bool = Field(
+        False,
+        description="Run blocks again in the backward pass to save memory, as published: their batch "
+        "statistics then move twice a step.",
+    )
+
+
+def _expansion(depth: int) -> int:
+    return 1 if depth < 50 else 4
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut."""
+
+    def __init__(self, inputs: int, width: int, stride: int, shortcut: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, C', H', W']."""
+        y = torch.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The norm before the sum, which starts at zero."""
+        return self.bn2
+
+
+class Bottleneck(nn.Module):
+    """A 1x1, a 3x3 (with the stride) and a 1x1 convolution beside a shortcut."""
+
+    def __init__(self, inputs: int, width: int, stride: int, shortcut: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.downsample = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, 4C', H', W']."""
+        y = torch.relu(self.bn1(self.conv1(x)))
+        y = torch.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The norm before the sum, which starts at zero."""
+        return self.bn3
+
+
+Block = BasicBlock | Bottleneck
+
+
+class ResNet(nn.Module):
+    """Pictures to the map of the last stage, 1/32 of their size.
+
+    Batch norms are those of each rank by itself, as published. Weights are drawn as usual: He's normal over
+    the outputs for convolutions, and zero for the last norm of each block.
+    """
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.conv1 = nn.Conv2d(3, config.stem_channels, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(config.stem_channels)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        channels = config.stem_channels
+        for stage, blocks in enumerate(_BLOCKS[config.depth], start=1):
+            made, channels = _stage(config, stage, blocks, channels)
+            self.add_module(f"layer{stage}", made)
+        self.out_channels = channels
+        self._draw()
+        for part in self._frozen():
+            part.requires_grad_(False)
+        self.train()
+
+    def _draw(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, Block):
+                nn.init.zeros_(module.last_norm.weight)
+
+    def stage(self, number: int) -> nn.Sequential:
+        """Return stage 1 to 4."""
+        return cast(nn.Sequential, self.get_submodule(f"layer{number}"))
+
+    def _frozen(self) -> list[nn.Module]:
+        """Return the parts that are not trained."""
+        count = self.config.frozen_stages
+        if count < 0:
+            return []
+        return [self.conv1, self.bn1, *(self.stage(number) for number in range(1, count + 1))]
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training; what is frozen stays in eval mode."""
+        super().train(mode)
+        for part in self._frozen():
+            part.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Turn normalised pictures [B, 3, H, W] into [B, out_channels, ceil(H / 32), ceil(W / 32)]."""
+        x: Tensor = self.maxpool(torch.relu(self.bn1(self.conv1(images))))
+        for number in range(1, 5):
+            for block in self.stage(number):
+                x = self._run(block, x)
+        return x
+
+    def _run(self, block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        # As published: a block whose input needs no gradient is not run again.
+        if self.config.recompute and x.requires_grad:
+            return cast(Tensor, checkpoint(block, x, use_reentrant=False))
+        return block(x)
+
+
+def _stage(config: ResNetConfig, stage: int, blocks: int, inputs: int) -> tuple[nn.Sequential, int]:
+    """Return a stage and the number of its output channels."""
+    width, grown = config.base_channels * 2 ** (stage - 1), _expansion(config.depth)
+    kind: type[Block] = BasicBlock if grown == 1 else Bottleneck
+    made: list[nn.Module] = []
+    for number in range(blocks):
+        stride = 2 if stage > 1 and number == 0 else 1
+        shortcut = None
+        if stride != 1 or inputs != width * grown:
+            shortcut = nn.Sequential(
+                nn.Conv2d(inputs, width * grown, 1, stride, bias=False), nn.BatchNorm2d(width * grown)
+            )
+        made.append(kind(inputs, width, stride, shortcut))
+        inputs = width * grown
+    return nn.Sequential(*made), inputs

@@ -1,0 +1,76 @@
+"""The SOHO model.
+
+Legend: B batch, P image tokens, L text tokens, D width.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from diptych.blocks.bert import BertEmbedding, BertLayer, draw_bert
+from diptych.blocks.resnet import ResNet
+from diptych.systems.protocol import Fused, ImageSpec, TextSpec, VisionLanguageModel, Visual
+from diptych.systems.soho.config import MEAN, STD, SohoConfig
+from diptych.systems.soho.neck import Neck, Seen
+
+MULTIPLE = 32
+"""Pictures are padded to multiples of so many pixels."""
+
+
+class SohoModel(VisionLanguageModel):
+    """A CNN with a neck, and a transformer over text and visual tokens together."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"embed_visual", "fuse"})
+
+    def __init__(self, config: SohoConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.width, self.heads = config.width, config.heads
+        self.image_spec = ImageSpec(0, MEAN, STD, sizes="any", multiple=MULTIPLE)
+        self.text_spec = TextSpec(config.max_text_tokens, config.vocab_size)
+        self.backbone = ResNet(config.backbone)
+        self.neck = Neck(config, self.backbone.out_channels)
+        self.text = BertEmbedding(
+            config.vocab_size, config.max_text_tokens, config.token_types, config.width, config.dropout
+        )
+        self.layers = nn.ModuleList(
+            BertLayer(config.width, config.heads, config.hidden, config.dropout, config.attention_dropout)
+            for _ in range(config.layers)
+        )
+        draw_bert(self.text.modules())
+        draw_bert(self.layers.modules())
+
+    def see(self, images: Tensor, sizes: Tensor | None = None, times: int = 1) -> Seen:
+        """Turn normalised pictures [B, 3, H, W] into visual tokens.
+
+        Args:
+            images: padded at the bottom and on the right with zeros.
+            sizes: [B, 2] int64: height and width of each picture; None: they fill their frames.
+            times: how many rows of a batch show each picture; batch statistics count it so often.
+        """
+        H, W = images.shape[-2:]
+        if sizes is None:
+            sizes = torch.tensor([[H, W]], device=images.device).expand(len(images), 2)
+        seen: Seen = self.neck(self.backbone(images), sizes, (H, W), times)
+        return seen
+
+    def embed_visual(self, images: Tensor, sizes: Tensor | None = None) -> Visual:
+        """Turn normalised pictures [B, 3, H, W] of `sizes` [B, 2] into visual tokens and their mask."""
+        seen = self.see(images, sizes)
+        return Visual(seen.tokens, seen.mask)
+
+    def fuse(self, visual: Tensor | Visual, ids: Tensor, mask: Tensor) -> Fused:
+        """Read pictures (or their tokens) and texts [B, L] together; the first text token is `pooled`."""
+        seen = visual if isinstance(visual, Visual) else self.embed_visual(visual)
+        mask = mask.bool()
+        x = torch.cat([self.text(ids), seen.tokens], 1)
+        both = torch.cat([mask, seen.mask], 1)
+        for layer in self.layers:
+            x = layer(x, both)
+        L = ids.shape[1]
+        return Fused(x[:, L:], x[:, :L], x[:, 0], seen.mask, mask)
+
+    def fsdp_units(self) -> list[nn.Module]:
+        """Return the transformer layers."""
+        return list(self.layers)
