@@ -78,6 +78,13 @@ def test_halves_are_put_together_in_their_order(tmp_path: Path) -> None:
     ]
 
 
+def test_the_small_file_alone_is_for_training(tmp_path: Path) -> None:
+    make_bookswiki(tmp_path, "uniperceiver")
+    (tmp_path / "bert_pretrain_data/bookswiki/bookswiki.doc").unlink()
+    found = converted("bookswiki", tmp_path, "uniperceiver")
+    assert [s.split for s in found if isinstance(s, Sample)] == ["train", "train"]
+
+
 def test_tables_of_articles_and_of_sentences(tmp_path: Path) -> None:
     make_bookswiki_tables(tmp_path)
     found = converted("bookswiki", tmp_path, words="8")

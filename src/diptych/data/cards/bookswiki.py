@@ -55,7 +55,8 @@ def _convert(raw: Path | None, options: Mapping[str, str], tree: str) -> Iterato
     texts = [(source, "train", lines) for source, lines in _texts(folder, tree)]
     small = next((name for name in SMALL if folder.find(tree + name)), None)
     if small:
-        texts.append((Path(small).stem, "val", _plain(folder, tree + small)))
+        # Small example sets have nothing else: there it is what one trains on.
+        texts.append((Path(small).stem, "val" if texts else "train", _plain(folder, tree + small)))
     if not texts:
         raise DataError(
             f"{raw / tree}: expected {' or '.join(WHOLE)}, or {' and '.join(HALVES)}, or folders "
@@ -158,7 +159,7 @@ CARD = Card(
     ),
     splits={
         "train": Split("split = 'train'", note="at least 104 million lines in published runs"),
-        "val": Split("split = 'val'", note="`bookswiki-1000.doc`: 1000 lines, taken from the training text"),
+        "val": Split("split = 'val'", note="`bookswiki-1000.doc`: 1000 lines; alone it is `train`"),
     },
     options=OPTIONS,
     media="text",
