@@ -11,10 +11,6 @@ from diptych.data.members import clean_key, is_key
 from diptych.data.shards import KeySet
 from diptych.errors import DataError, UsageError
 
-VIDEOS = frozenset(
-    {"3gp", "avi", "flv", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogv", "ts", "webm", "wmv"}
-)
-"""Endings of files that are videos."""
 MISSING_PICTURE = "missing picture"
 MISSING_VIDEO = "missing video"
 BAD_ENTRY = "bad entry"

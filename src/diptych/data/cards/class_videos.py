@@ -9,7 +9,6 @@ from diptych.data.cards.base import LeftOut, Unread
 from diptych.data.cards.class_sets import (
     MISSING_VIDEO,
     REPEATED_ENTRY,
-    VIDEOS,
     Classes,
     MediaKeys,
     bad_entry,
@@ -22,6 +21,7 @@ from diptych.data.cards.video_lists import read_object, shown
 from diptych.data.raw.folder import RawFolder
 from diptych.data.raw.refs import Ref
 from diptych.data.raw.tables import lines
+from diptych.data.raw.video import VIDEOS
 from diptych.data.sample import Sample
 from diptych.data.shards import KeySet
 from diptych.errors import DataError

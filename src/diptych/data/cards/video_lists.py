@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diptych.data.cards.base import LeftOut, Unread
-from diptych.data.cards.class_sets import MISSING_VIDEO, VIDEOS, bad_entry, ending, squeezed, stem
+from diptych.data.cards.class_sets import MISSING_VIDEO, bad_entry, ending, squeezed, stem
 from diptych.data.raw.folder import Media, RawFolder
 from diptych.data.raw.refs import Ref
 from diptych.data.raw.tables import lines
+from diptych.data.raw.video import VIDEOS
 from diptych.data.sample import Sample
 from diptych.errors import DataError
 
