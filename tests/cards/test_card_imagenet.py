@@ -229,8 +229,9 @@ def test_the_list_of_uni_perceiver(tmp_path: Path) -> None:
 
 
 def test_synsets_that_are_none_are_listed(tmp_path: Path) -> None:
-    (tmp_path / "n00000001").mkdir()
-    with pytest.raises(DataError, match="'n00000001'"):
+    for name in ("n00000001", "notes", "meta"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match="1 names are no class of card 'imagenet-21k': 'n00000001';"):
         list(load_card("imagenet-21k").convert(tmp_path, {}))
     with pytest.raises(DataError, match="expected folders or tars of synsets"):
         list(load_card("imagenet-21k").convert(tmp_path / "n00000001", {}))

@@ -16,7 +16,7 @@ from diptych.data.cards.class_sets import (
     stem,
 )
 from diptych.data.cards.imagenet import HOMEPAGE, LICENCE
-from diptych.data.cards.imagenet_labels import class_places
+from diptych.data.cards.imagenet_labels import class_places, is_wnid
 from diptych.data.members import PICTURES
 from diptych.data.raw.folder import RawFolder
 from diptych.data.raw.tables import lines
@@ -56,7 +56,7 @@ def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Unread | S
         DataError: there are none, or folders called like synsets that are none.
     """
     folder, keys = RawFolder(needed(NAME, raw)), MediaKeys()
-    places = {name: where for name, where in class_places(folder, ROOTS).items() if name[:1] == "n"}
+    places = {name: where for name, where in class_places(folder, ROOTS).items() if is_wnid(name)}
     if not places:
         raise DataError(f"{folder.root}: expected folders or tars of synsets, n00004475.tar and so on")
     _classes().check(places, folder.root)

@@ -23,6 +23,11 @@ _WNID = re.compile(r"n\d{8}")
 _DATA = "ILSVRC2012_devkit_t12/data/"
 
 
+def is_wnid(name: str) -> bool:
+    """Tell whether a name is written like the WordNet id of a noun."""
+    return _WNID.fullmatch(name) is not None
+
+
 def class_places(folder: RawFolder, roots: Sequence[str]) -> dict[str, list[str]]:
     """Return for each class where its pictures lie: folders and tars that are called as the class.
 
@@ -53,7 +58,7 @@ def _inner(folder: RawFolder, root: str) -> list[str]:
     return [
         name
         for name in folder.glob(pattern)
-        if (name.endswith(".tar") and _WNID.match(stem(name))) or (folder.root / name).is_dir()
+        if (name.endswith(".tar") and is_wnid(stem(name))) or (folder.root / name).is_dir()
     ]
 
 
