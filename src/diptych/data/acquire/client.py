@@ -258,7 +258,7 @@ def explain(error: Exception, seconds: float) -> FetchError:
         if isinstance(error, kind):
             return FetchError(cause, text, again=again)
     if isinstance(error, TimeoutError):
-        return FetchError("timeout", f"not done after {seconds:.3g} s", again=True)
+        return FetchError("timeout", f"not done after {seconds:.3g} s")
     if isinstance(error, ValueError | UnicodeError):
         return FetchError("bad address", text)
     return FetchError("protocol", f"{type(error).__name__}: {text}")
