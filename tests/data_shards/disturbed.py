@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -155,8 +156,55 @@ def disturbed(out: Path, kills: int, seed: int) -> dict[str, int]:
     return done
 
 
+ON_RAY = """
+import sys
+from pathlib import Path
+import disturbed
+from diptych.data.prepare import prepare
+def tell(n, total):
+    print(n, flush=True)
+prepare(disturbed.slow_card(Path(sys.argv[2])), None, Path(sys.argv[1]), shard_size=4, engine="ray",
+        workers=2, progress=tell)
+"""
+
+
+def disturbed_on_ray(out: Path, kills: int, seed: int) -> dict[str, int]:
+    """Prepare on a Ray cluster of two cores; kill driver and workers in turn, `kills` times in all."""
+    import ray
+
+    reference, folder, pids = out / "reference", out / "ray", out / "pids"
+    prepare(slow_card(), None, reference, shard_size=SHARD_SIZE)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    chance, done = random.Random(seed), {"driver": 0, "worker": 0, "runs": 0}
+    status = None
+    while status != 0:
+        done["runs"] += 1
+        with subprocess.Popen(
+            [sys.executable, "-c", ON_RAY, str(folder), str(pids)], stdout=subprocess.PIPE, env=environment
+        ) as driver:
+            assert driver.stdout is not None
+            while any(driver.stdout.readline() for _ in range(chance.randrange(1, 6))):
+                if done["driver"] + done["worker"] >= kills:
+                    continue
+                if done["driver"] < done["worker"]:
+                    driver.kill()
+                    done["driver"] += 1
+                    break
+                worker = int(pids.read_text().split()[-1])
+                if not gone(worker):
+                    os.kill(worker, signal.SIGKILL)
+                    done["worker"] += 1
+        status = driver.returncode
+        assert status in (0, -signal.SIGKILL), status
+    ray.shutdown()
+    assert tree(folder) == tree(reference)
+    return done
+
+
 if __name__ == "__main__":
     # Imported by its name: worker processes must find what is in tasks.
-    from disturbed import disturbed as run
+    import disturbed as program
 
-    print(json.dumps(run(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
+    disturb = program.disturbed_on_ray if sys.argv[4:] == ["ray"] else program.disturbed
+    print(json.dumps(disturb(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))

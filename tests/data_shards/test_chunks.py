@@ -47,7 +47,7 @@ def test_chunks_by_hand() -> None:
 
 def test_sizes_of_media_end_chunks() -> None:
     drawn = [unread("a", 40), unread("b", 60), unread("c", 1), unread("d", 500), unread("e"), unread("f", 99)]
-    # One byte of caption each: 41 + 61 > 101. What is too large gets its own chunk, unknown sizes count nothing.
+    # One byte of caption each: 41 + 61 > 101. What is too large gets its own chunk; unknown sizes are 0.
     assert keys(cut(drawn, 10, max_bytes=101)) == [["a"], ["b", "c"], ["d"], ["e", "f"]]
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import os
 import pickle
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -16,6 +17,8 @@ from diptych.errors import DataError, UsageError
 AHEAD = 2
 """Tasks beyond the cores of the cluster, so that a core that is done goes on at once."""
 
+_PATIENCE = 10.0
+"""Seconds within which a cluster answers."""
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
@@ -109,11 +112,20 @@ def _join(workers: int | None) -> None:
 
     named = os.environ.get("RAY_ADDRESS")
     try:
+        if named:
+            _knock(named)
         ray.init(named or "auto", **_QUIET)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         if named:
             raise UsageError(f"RAY_ADDRESS={named}: no Ray cluster answers there ({error})") from error
         ray.init("local", num_cpus=workers, include_dashboard=False, **_QUIET)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nothing listens at `host:port`: Ray itself takes minutes to notice."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), _PATIENCE).close()
 
 
 def _attempt(function: Function, packed: bytes) -> Outcome:
