@@ -65,6 +65,10 @@ FILES = {
 }
 """Split -> names of its file."""
 DIAGNOSTIC = ("diagnostic.tsv", "diagnostic-full.tsv", "AX.tsv")
+ARCHIVES = {"qnli": ("QNLIv2",), "qqp": ("QQP-clean",)}
+"""Task -> other names of its zip."""
+MICROSOFT = ".txt"
+DEV_IDS = ("dev_ids.tsv", "mrpc_dev_ids.tsv")
 _Rows = Iterator[tuple[int, list[str]]]
 
 
@@ -88,11 +92,31 @@ def _convert(raw: Path | None, options: Mapping[str, str], tree: str) -> Iterato
         raise UsageError(f"card '{NAME}' needs its raw files: give their folder with --raw")
     chosen = Options(NAME, options, OPTIONS).several("tasks", tuple(TASKS), tuple(TASKS))
     folder = RawFolder(raw)
-    for name in chosen:
-        task = TASKS[name]
-        for split in ("test",) if name == "ax" else FILES:
-            if task.mismatched or not split.endswith("mismatched"):
-                yield from _split(folder, tree, name, split)
+    wanted = [(name, split) for name in chosen for split in _files_of(name)]
+    missing = [
+        f"{TASKS[name].folder}/{_names(name, split)[0]}"
+        for name, split in wanted
+        if folder.find(*_places(folder, tree, name, split)) is None
+    ]
+    if missing:
+        raise DataError(
+            f"{raw / tree}: {', '.join(missing)} not there; get them, or choose tasks with -o tasks="
+        )
+    for name, split in wanted:
+        yield from _split(folder, tree, name, split)
+
+
+def _files_of(name: str) -> Iterator[str]:
+    """Yield the splits of a task."""
+    for split in ("test",) if name == "ax" else FILES:
+        if TASKS[name].mismatched or not split.endswith("mismatched"):
+            yield split
+
+
+def _names(name: str, split: str) -> tuple[str, ...]:
+    if name == "ax":
+        return DIAGNOSTIC
+    return FILES[split] if TASKS[name].mismatched else FILES[split][-1:]
 
 
 def _split(folder: RawFolder, tree: str, name: str, split: str) -> Iterator[Sample | LeftOut]:
@@ -143,37 +167,37 @@ def _label(name: str, text: str) -> dict[str, Any]:
 
 def _rows(folder: RawFolder, tree: str, name: str, split: str) -> _Rows:
     """Yield number (from 0, without the header) and fields of the rows of a file."""
-    task = TASKS[name]
+    places = _places(folder, tree, name, split)
     if name == "ax":
-        return _diagnostic(folder, _places(task, tree, DIAGNOSTIC))
-    places = _places(task, tree, FILES[split])
-    if folder.find(*places) is None and name == "mrpc":
-        original = _original_mrpc(folder, tree, split)
-        if original is not None:
-            return original
-    return _numbered(folder, places)
+        return _diagnostic(folder, places)
+    rows = _numbered(folder, places)
+    if name == "mrpc" and split != "test" and places[0].endswith(MICROSOFT):
+        return _held_out(folder, f"{tree}{TASKS[name].folder}/", rows, split)
+    return rows
 
 
-def _places(task: _Task, tree: str, names: Sequence[str]) -> list[str]:
-    top = f"{tree}{task.folder}"
-    return [
+def _places(folder: RawFolder, tree: str, name: str, split: str) -> list[str]:
+    """Return where the file of a split may be."""
+    task = TASKS[name].folder
+    top = f"{tree}{task}"
+    places = [
         place
-        for name in names
+        for file in _names(name, split)
         for place in (
-            *((f"{top}/processed/{name}",) if tree else ()),
-            f"{top}/{name}",
-            f"{top}.zip@/{task.folder}/{name}",
-            f"{tree}QNLIv2.zip@/{task.folder}/{name}",
-            f"{tree}QQP-clean.zip@/{task.folder}/{name}",
+            *((f"{top}/processed/{file}",) if tree else ()),
+            f"{top}/{file}",
+            *(f"{tree}{archive}.zip@/{task}/{file}" for archive in (task, *ARCHIVES.get(name, ()))),
         )
     ]
+    if name != "mrpc" or folder.find(*places) is not None:
+        return places
+    # Microsoft's own files: training and validation lie in one, told apart by a list.
+    original = f"{top}/msr_paraphrase_{'test' if split == 'test' else 'train'}{MICROSOFT}"
+    complete = split == "test" or folder.find(*(f"{top}/{ids}" for ids in DEV_IDS)) is not None
+    return [original] if complete and folder.find(original) is not None else places
 
 
 def _numbered(folder: RawFolder, places: Sequence[str]) -> _Rows:
-    if folder.find(*places) is None:
-        raise DataError(
-            f"{folder.root}: {places[0]} is not there; get the task, or choose others with -o tasks="
-        )
     with folder.text(*places) as stream:
         number = 0
         for line, row in tsv(stream):
@@ -186,8 +210,6 @@ def _numbered(folder: RawFolder, places: Sequence[str]) -> _Rows:
 
 def _diagnostic(folder: RawFolder, places: Sequence[str]) -> _Rows:
     """Yield the rows as `index, sentence1, sentence2`, whatever columns the file has."""
-    if folder.find(*places) is None:
-        raise DataError(f"{folder.root}: {places[0]} is not there; get it, or choose others with -o tasks=")
     with folder.text(*places) as stream:
         rows = tsv(stream)
         header = [field.lower() for field in next(rows, (0, []))[1]]
@@ -202,21 +224,11 @@ def _diagnostic(folder: RawFolder, places: Sequence[str]) -> _Rows:
             yield number, [str(number), *texts]
 
 
-def _original_mrpc(folder: RawFolder, tree: str, split: str) -> _Rows | None:
-    """Return the rows of a split from the files that Microsoft distributes; None if they are not there."""
-    top = f"{tree}{TASKS['mrpc'].folder}/"
-    source = f"{top}msr_paraphrase_{'test' if split == 'test' else 'train'}.txt"
-    ids = [f"{top}dev_ids.tsv", f"{top}mrpc_dev_ids.tsv"]
-    if folder.find(source) is None or (split != "test" and folder.find(*ids) is None):
-        return None
-    if split == "test":
-        return _numbered(folder, [source])
-    with folder.text(*ids) as stream:
+def _held_out(folder: RawFolder, top: str, rows: _Rows, split: str) -> _Rows:
+    """Yield the rows of training or validation, by the pairs of ids in `dev_ids.tsv`."""
+    with folder.text(*(f"{top}{ids}" for ids in DEV_IDS)) as stream:
         held_out = {tuple(row[:2]) for _, row in tsv(stream)}
-    wanted = (
-        row for _, row in _numbered(folder, [source]) if (tuple(row[1:3]) in held_out) == (split == "val")
-    )
-    return enumerate(wanted)
+    return enumerate(row for _, row in rows if (tuple(row[1:3]) in held_out) == (split == "val"))
 
 
 _COUNTS: dict[str, tuple[int, int, int, bool]] = {
@@ -263,12 +275,11 @@ CARD = Card(
     sources=tuple(
         Source(
             task.folder,
-            "https://gluebenchmark.com/tasks"
-            + (" (not needed when left out by -o tasks=)" if i == 0 else ""),
+            "https://gluebenchmark.com/tasks; needed unless `-o tasks=` leaves it out",
             required=False,
             alternatives=(f"{task.folder}.zip",),
         )
-        for i, task in enumerate(TASKS.values())
+        for task in TASKS.values()
     ),
     splits=dict(_splits()),
     options=OPTIONS,
