@@ -49,6 +49,8 @@ def test_cc3m_pairs_lines_with_the_pictures_of_their_number(tmp_path: Path) -> N
         "val_00000001": ("a second kite",),
     }
     assert list(colours(samples).values()) == [0, 1, 3, 4, 6, 100, 101]
+    # Pictures are called what they are, whatever their files are called.
+    assert list(samples["train_00000001"].media) == ["webp"]
     # The address that the last line ends with is whole, although no line end follows it.
     assert samples["train_00000007"].meta == {"url": "http://host0.example/pictures/6.jpg?w=640,h=480"}
     assert samples["val_00000000"].split == "val"
@@ -248,7 +250,11 @@ def test_our_shards_in_webdataset(tmp_path: Path) -> None:
         theirs = list(webdataset.WebDataset(tars, shardshuffle=False))
     assert [sample["__key__"] for sample in theirs][:2] == ["train_00000000", "train_00000001"]
     assert theirs[1]["txt"].decode() == SQUEEZED
-    assert [colour_of(sample["jpg"]) for sample in theirs] == [0, 1, 3, 4, 6, 100, 101]
+    assert [key for sample in theirs for key in sample if key in ("jpg", "webp", "gif")] == [
+        *("jpg", "webp", "gif"),
+        *["jpg"] * 4,
+    ]
+    assert [colour_of(theirs[i]["jpg"]) for i in (0, 3, 4, 5, 6)] == [0, 4, 6, 100, 101]
 
 
 def found_in(raw: Path, kind: str = "picture") -> list[tuple[str, str]]:

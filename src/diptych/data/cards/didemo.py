@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diptych.data.cards.base import Card, Layout, LeftOut, Source, Split, Unread
-from diptych.data.cards.fetched import VIDEOS
 from diptych.data.cards.options import Options
 from diptych.data.cards.url_sets import (
     COLUMNS_OPTION,
@@ -23,6 +22,7 @@ from diptych.data.raw.list_video import DIDEMO, DIDEMO_SECONDS, paragraph
 from diptych.data.raw.listed import Listed, first_of, need
 from diptych.data.raw.refs import Ref
 from diptych.data.raw.url_lists import listed
+from diptych.data.raw.video import VIDEOS
 from diptych.data.sample import Sample
 
 OPTIONS = {

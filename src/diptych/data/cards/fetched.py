@@ -21,9 +21,9 @@ from diptych.data.index import INDEX, INFO
 from diptych.data.members import OWN_FIELDS, PICTURES, clean_key
 from diptych.data.raw.listed import squeeze
 from diptych.data.raw.refs import FileRef, Ref, TarRef
+from diptych.data.raw.video import VIDEOS
 from diptych.errors import DataError
 
-VIDEOS = frozenset({"mp4", "webm", "mkv", "mov", "avi", "m4v", "3gp", "mpg", "mpeg", "flv", "wmv"})
 KINDS: Mapping[str, Collection[str]] = {"picture": PICTURES, "video": VIDEOS}
 SPLITS = {
     "train": "train",

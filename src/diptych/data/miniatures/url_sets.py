@@ -122,8 +122,10 @@ def make_cc3m(raw: Path, layout: str = "") -> None:
         raw / "Validation_GCC-1.1.0-Validation.tsv",
         "".join(f"{c}\t{_url(100 + i)}\n" for i, c in enumerate(CC3M_VAL)),
     )
-    for line, colour in ((0, 0), (1, 1), (3, 3), (5, 4), (7, 6), (90, 90)):
-        put(raw / f"train_image/{line:08d}.jpg", picture(colour))
+    # Everything is called .jpg, whatever came.
+    for line, colour, form in ((0, 0, "jpg"), (1, 1, "webp"), (3, 3, "gif"), (5, 4, "jpg"), (7, 6, "jpg")):
+        put(raw / f"train_image/{line:08d}.jpg", picture(colour, format=form))
+    put(raw / "train_image/00000090.jpg", picture(90))
     put(raw / "train_image/00000006.jpg", HTML)
     for line in range(len(CC3M_VAL)):
         put(raw / f"val_image/{line:08d}.jpg", picture(100 + line))
