@@ -60,7 +60,7 @@ def what_differs(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 def _show(value: object) -> str:
     if isinstance(value, Mapping):
         return " ".join(f"{name}={text}" for name, text in value.items()) or "none"
-    return str(value)
+    return str(value) or "none"
 
 
 class Workspace:
