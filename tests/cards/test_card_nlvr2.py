@@ -93,6 +93,7 @@ def test_archives_and_the_folder_of_the_repository(made: Prepared, tmp_path: Pat
         ({**entry("dev-1-0-0", "x", "True"), "identifier": "dev-1"}, "split-set-pair-sentence"),
         ({**entry("dev-1-0-0", "x", "True"), "sentence": " "}, "a text in 'sentence'"),
         ({**entry("dev-1-0-0", "x", "True"), "label": None}, "got None"),
+        ({**entry("dev-1-0-0", "x", "True"), "label": ["True"]}, "got "),
     ],
 )
 def test_damaged_lines_are_counted(line: object, words: str, tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ def glue(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_passages_of_the_text(books: Prepared) -> None:
-    # Five passages, and 20,000 words in pieces of eight.
-    assert books.counts() == {"train": 5 + 2500, "val": 2}
+    # Five passages, and 2,000 words in pieces of eight.
+    assert books.counts() == {"train": 5 + 250, "val": 2}
     assert books.summary.problems == {}
     short = {key: s for key, s in books.samples.items() if "-000000012-" not in key}
     assert {key: s.captions for key, s in short.items()} == {
@@ -49,7 +49,7 @@ def test_passages_of_the_text(books: Prepared) -> None:
         "bookswiki-1000-000000003": ("Another document begins here.",),
     }
     assert short["bookswiki-000000006"].meta == {"source": "bookswiki", "lines": 3, "words": 10}
-    assert books.samples["bookswiki-000000012-2499"].captions == ("word " * 7 + "word",)
+    assert books.samples["bookswiki-000000012-249"].captions == (" ".join(["w" * 49] * 8),)
     books.check()
 
 

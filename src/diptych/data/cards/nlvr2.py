@@ -89,7 +89,7 @@ def _take(entry: Any, where: str, pairs: dict[str, _Pair]) -> LeftOut | None:
         )
     if not isinstance(text, str) or not text.strip():
         return LeftOut("bad entry", identifier, "expected a text in 'sentence'")
-    if label not in LABELS:
+    if not isinstance(label, str) or label not in LABELS:
         return LeftOut("bad entry", identifier, f"expected 'True' or 'False' in 'label', got {label!r}")
     directory = entry.get("directory")
     inner = f"{directory}/" if isinstance(directory, int | str) and str(directory) else ""

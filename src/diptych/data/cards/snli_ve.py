@@ -1,8 +1,8 @@
 """The `snli-ve` card: does a sentence follow from a photograph of Flickr30k."""
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,10 @@ NAME = "snli-ve"
 FILES = {"train": "train", "val": "dev", "test": "test"}
 """Our split -> the owners' name of it."""
 PLACES = ("", "annotations/", "data/")
+_Images = dict[str, dict[str, tuple[str, str]]]
+"""Photograph -> pair -> hypothesis and label: half a million of them stay small."""
 FOLDERS = ("flickr30k-images", "flickr30k_images")
 ARCHIVES = tuple(f"flickr30k-images.{end}" for end in ("tar.gz", "tar", "zip"))
-
-
-@dataclass
-class _Image:
-    """What the lines of a split say about a photograph."""
-
-    questions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Unread | LeftOut]:
@@ -45,11 +40,14 @@ def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Unread | L
         places = [f"{place}snli_ve_{name}.jsonl" for place in PLACES]
         if folder.find(*places) is None:
             raise DataError(f"{raw}: expected {places[0]} or {places[1]}, but there is none")
-        images: dict[str, _Image] = {}
+        images: _Images = {}
         yield from _read(folder, places, images)
-        for number, image in images.items():
+        for number, found in images.items():
             file = f"{number}.jpg"
-            questions = list(image.questions.values())
+            questions = [
+                {"question": text, "question_id": pair, "dataset": NAME, "answer": label}
+                for pair, (text, label) in found.items()
+            ]
             ref = pictures.get(file)
             if ref is None:
                 yield LeftOut("missing picture", number, f"{file} ({len(questions)} hypotheses)")
@@ -58,7 +56,7 @@ def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Unread | L
             yield Unread(Sample(number, {}, (), f"flickr30k_{number}", split, meta), {"jpg": ref})
 
 
-def _read(folder: RawFolder, places: list[str], images: dict[str, _Image]) -> Iterator[LeftOut]:
+def _read(folder: RawFolder, places: list[str], images: _Images) -> Iterator[LeftOut]:
     """Fill `images` from a file; yield what is left out of it."""
     good = 0
     with folder.text(*places) as stream:
@@ -81,7 +79,7 @@ def _read(folder: RawFolder, places: list[str], images: dict[str, _Image]) -> It
         )
 
 
-def _take(entry: Any, where: str, images: dict[str, _Image]) -> LeftOut | None:
+def _take(entry: Any, where: str, images: _Images) -> LeftOut | None:
     """Put a line to its photograph; return what is wrong with it."""
     if not isinstance(entry, dict):
         return LeftOut("bad entry", where, f"expected an object, got {type(entry).__name__}")
@@ -99,15 +97,10 @@ def _take(entry: Any, where: str, images: dict[str, _Image]) -> LeftOut | None:
         return LeftOut("no gold label", pair, "its annotators do not agree")
     if label not in class_names(NAME):
         return LeftOut("bad entry", pair, f"expected entailment, neutral or contradiction, got {label!r}")
-    questions = images.setdefault(number, _Image()).questions
-    if pair in questions:
-        return LeftOut("repeated entry", pair, " ".join(hypothesis.split()))
-    questions[pair] = {
-        "question": " ".join(hypothesis.split()),
-        "question_id": pair,
-        "dataset": NAME,
-        "answer": label,
-    }
+    text, known = " ".join(hypothesis.split()), images.setdefault(number, {})
+    if pair in known:
+        return LeftOut("repeated entry", pair, text)
+    known[pair] = (text, sys.intern(label))
     return None
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-LONG_LINE = 20_000
-"""Words of the long line: 100 kB."""
+LONG_LINE = 2000
+"""Words of the long line, of 49 letters each: 100 kB."""
 
 
 def make_bookswiki(raw: Path, layout: str = "") -> None:
@@ -26,7 +26,7 @@ def make_bookswiki(raw: Path, layout: str = "") -> None:
         "\0",
         "Still the same document.",
         "",
-        "word " * LONG_LINE,
+        f"{'w' * 49} " * LONG_LINE,
         "The last line has no end",
     ]
     (folder / "bookswiki.doc").write_bytes("\n".join(lines).encode())
