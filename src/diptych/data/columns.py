@@ -36,8 +36,8 @@ FIXED = pa.schema(
     ]
 )
 """The columns of every index."""
-FROM_META = frozenset({"width", "height", "duration", "frames"})
-"""Columns that `Sample.meta` may fill where the media's header does not tell (clips)."""
+FROM_META = frozenset({"width", "height", "duration", "frames", "fps", "audio"})
+"""Columns that `Sample.meta` may fill; where the medium itself tells, it is right."""
 PLACES = ("_offset", "_size")
 """Endings of columns that tell where a member lies."""
 
@@ -70,20 +70,22 @@ def make_row(
         "text_chars": len(sample.captions[0]) if sample.captions else 0,
         "width": facts.width,
         "height": facts.height,
-        "duration": None,
+        "duration": facts.duration,
         "frames": facts.frames,
         "sha256": media_hash(sample.media),
         "sample_offset": extent[0],
         "sample_size": extent[1],
         "crc32": extent[2],
     }
+    if facts.fps is not None:  # only datasets with videos have these columns
+        row["fps"], row["audio"] = facts.fps, facts.audio
     for name, (offset, size) in places.items():
         row[f"{name}_offset"], row[f"{name}_size"] = offset, size
     taken = {name.lower() for name in row} | {"shard"}
     counts = {name: len(sample.meta[name]) for name in COUNTED if isinstance(sample.meta.get(name), list)}
     for name, value in {**scalars(sample.meta), **counts}.items():
-        if name in FROM_META and row[name] is None:
-            row[name] = value
+        if name in FROM_META:
+            row[name] = value if row.get(name) is None else row[name]
         elif name.lower() not in taken and not name.lower().endswith(PLACES):
             row[name] = value
             taken.add(name.lower())

@@ -15,7 +15,7 @@ import numpy as np
 
 from diptych.data.columns import Row, make_row
 from diptych.data.files import cannot_write, partial_of, sync
-from diptych.data.members import BadSampleError, Facts, clean_key, pack, probe
+from diptych.data.members import BadSampleError, Facts, clean_key, named_by_content, pack, probe
 from diptych.data.sample import Sample
 from diptych.errors import DataError
 
@@ -131,11 +131,14 @@ class ShardWriter:
     def write(self, sample: Sample) -> Row:
         """Append a sample and return its row of the index (without `shard`).
 
+        Pictures and videos are stored under the ending that their content has.
+
         Raises:
-            BadSampleError: the sample cannot be stored (bad or repeated key, unreadable picture, nothing in
+            BadSampleError: the sample cannot be stored (bad or repeated key, unreadable medium, nothing in
                 it); nothing was written, the writer goes on with the next sample.
             DataError: the card is at fault (see `pack` and `make_row`), or the file cannot be written.
         """
+        sample = named_by_content(sample)
         members = pack(sample)
         if sample.key in self._keys:
             raise BadSampleError("repeated key", sample.key, "the key is already in the dataset")
