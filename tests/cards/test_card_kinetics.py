@@ -58,6 +58,7 @@ def test_lists_and_archives_of_the_owners(name: str, tmp_path: Path) -> None:
         "repeated entry": [
             "_4YTwq0-73Y_000044_000054: train/abseiling/_4YTwq0-73Y_000044_000054",
         ],
+        "unreadable video": ["EEEEEEEEEEE_000000_000010: mp4: the file is empty"],
     }
     made.check()
 

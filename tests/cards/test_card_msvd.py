@@ -23,6 +23,7 @@ with warnings.catch_warnings():
     import webdataset
 
 CLIPS = ["_0nX-El-ySo_83_93", "-AwyG1JcMp8_3_7", "Cz0_a-b9DkQ_1_4", "a_B-c_D1e2F_10_20", "mv89psg6zh4_33_46"]
+PAGE = "HtmlHtmlHtm_0_3: avi: a web page, no video; it starts with b'<!DOCTYPE html><html'"
 COLOURS = [9, 3, 201, 1970, 311]
 
 
@@ -44,11 +45,12 @@ def test_sentences_of_a_clip_become_its_captions(tmp_path: Path) -> None:
 def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     assert Prepared("msvd", tmp_path).left_out() == {
         "bad entry": [
-            "youtube_mapping.txt:4: expected `clip vidN`, got a line of three words",
+            "youtube_mapping.txt:5: expected `clip vidN`, got a line of three words",
             "sents_test_lc_nopunc.txt:4: expected `vidN<TAB>sentence` with a video of youtube_mapping.txt, "
             "got vid5555\tof no known video",
         ],
         "missing video": ["zUbb_Yi7P_E_5_15: zUbb_Yi7P_E_5_15 (1 captions)"],
+        "unreadable video": [PAGE],
     }
 
 
@@ -56,7 +58,10 @@ def test_uni_perceivers_tree_gives_the_same_samples(tmp_path: Path) -> None:
     made = Prepared("msvd", tmp_path / "tree", layout="uniperceiver")
     own = Prepared("msvd", tmp_path / "own")
     assert made.samples == own.samples
-    assert made.left_out() == {"missing video": ["zUbb_Yi7P_E_5_15: zUbb_Yi7P_E_5_15 (1 captions)"]}
+    assert made.left_out() == {
+        "missing video": ["zUbb_Yi7P_E_5_15: zUbb_Yi7P_E_5_15 (1 captions)"],
+        "unreadable video": [PAGE],
+    }
 
 
 def test_the_lists_of_snps3_have_no_numbers_and_no_val(tmp_path: Path) -> None:
@@ -74,7 +79,7 @@ def test_clips_are_read_inside_the_archive(tmp_path: Path) -> None:
     folder.rename(tmp_path / "aside")
     converted = list(load_card("msvd").convert(tmp_path / "raw", {}))
     found = [made for made in converted if not isinstance(made, LeftOut)]
-    assert [made.sample.key for made in found] == CLIPS
+    assert [made.sample.key for made in found] == [*CLIPS[:2], "HtmlHtmlHtm_0_3", *CLIPS[2:]]
     assert found[0].refs["avi"].read() == (tmp_path / "aside" / f"{CLIPS[0]}.avi").read_bytes()
 
 
@@ -146,7 +151,7 @@ def test_questions_are_grouped_by_clip(tmp_path: Path) -> None:
     assert made.dataset.info["facts"] == {"answers": ["man", "guitar"]}
     assert made.left_out() == {
         "bad entry": [
-            "youtube_mapping.txt:4: expected `clip vidN`, got a line of three words",
+            "youtube_mapping.txt:5: expected `clip vidN`, got a line of three words",
             "val_qa.json[1]: expected texts `question` and `answer`, numbers `id` and `video_id`, "
             "got {'answer': None, 'id': 999, 'question': 'what?', 'video_id': 1201}",
         ],

@@ -59,7 +59,7 @@ def _owners(raw: Path, count: int) -> None:
     )
     head = "label,youtube_id,time_start,time_end,split,is_cc\n"
     _text(raw / "annotations/train.csv", head + "".join(f"{label},{rest}\n" for label, rest in train))
-    val = "zumba,CCCCCCCCCCC,1,11,val,0\nabseiling,__NrybzYzUg,0,10,val,0\n"
+    val = "zumba,CCCCCCCCCCC,1,11,val,0\nabseiling,__NrybzYzUg,0,10,val,0\nzumba,EEEEEEEEEEE,0,10,val,0\n"
     _text(raw / "annotations/val.csv", head + val)
     test = "youtube_id,time_start,time_end,split\nDDDDDDDDDDD,3,13,test\n"
     _text(raw / "annotations/test.csv", test)
@@ -69,6 +69,7 @@ def _owners(raw: Path, count: int) -> None:
     _pack(raw / "train/part_0.tar.gz", files, [1, 2], "w:gz")
     _pack(raw / "train/part_1.tar.gz", files, [3, 4, 5], "w")
     _pack(raw / "val/part_0.tar.gz", {**files, **mkv}, [6, 7], "w:gz")
+    (raw / "val/EEEEEEEEEEE_000000_000010.mp4").write_bytes(b"")
     (raw / "test").mkdir()
     (raw / "test/DDDDDDDDDDD_000003_000013.mp4").write_bytes(files["DDDDDDDDDDD_000003_000013.mp4"])
     good = {"BBBBBBBBBBB_000100_000110.mp4": video(_GOOD, 0.5)}

@@ -11,10 +11,12 @@ PLACED = (
     ("training", "blocking", "clip 900001+4%.mp4", 2, (3, 1)),
     ("training", "blocking", "flickr-9-0_12.mp4", 3, (4, 0)),
     ("training", "yawning", "flickr-9-0_12.mp4", 4, (5, 0)),
+    ("training", "yawning", "sound-1_1.mp4", 7, (3, 0)),
     ("validation", "writing", "vine-0-1_1.mp4", 5, (3, 2)),
     ("validation", "adult+female+singing", "getty-2_2.mp4", 6, (3, 0)),
 )
-"""Folder, class, file, colour and votes; no list names the flickr clip of `yawning`."""
+"""Folder, class, file, colour and votes; no list names the flickr clip of `yawning`.
+The file `sound-1_1.mp4` is no video."""
 ONE_FRAME = 5
 """Colour of a video of a single frame."""
 
@@ -25,6 +27,7 @@ def make_moments(raw: Path, layout: str = "") -> None:
         f"{folder}/{label}/{name}": video(colour, 0.1 if colour == ONE_FRAME else 0.5)
         for folder, label, name, colour, _ in PLACED
     }
+    files["training/yawning/sound-1_1.mp4"] = b"ID3\3no video but a song"
     if layout == "uniperceiver":
         _tree(raw / "MomentsInTime", files)
         return

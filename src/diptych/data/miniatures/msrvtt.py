@@ -11,8 +11,8 @@ from diptych.data.miniatures.media import video
 
 CLIPS = {7010: 70, 6512: 65, 0: 1, 6513: 66, 9001: 91, 7015: 75, 9999: 99, 6600: 67}
 """Number of the clip -> colour of its video; no annotation names the last one."""
-LISTED = (9001, 6512, 0, 6513, 12, 7010, 9999, 7015)
-"""Clips of the annotations, in their order; the video of 12 is not there."""
+LISTED = (9001, 6512, 0, 6513, 12, 7010, 9999, 7015, 40)
+"""Clips of the annotations, in their order; the video of 12 is not there, that of 40 is cut off."""
 CAPTIONS = (
     (0, "a car is shown"),
     (6512, '  a "chef" cooks, très  slowly '),
@@ -25,6 +25,7 @@ CAPTIONS = (
     (9001, "somebody folds paper"),
     (7010, " "),
     (7015, "a house"),
+    (40, "a clip without its end"),
 )
 """Number of the clip and caption, in the order of `sen_id`, which starts at 100."""
 TRAIN_9K = (6512, 0, 6513, 7010, 12, 5000)
@@ -151,6 +152,7 @@ def _videos(raw: Path) -> None:
                 (folder / f"video{number}.mp4").write_bytes(data)
             else:
                 out.writestr(f"TestVideo/video{number}.mp4", data)
+    (folder / "video40.mp4").write_bytes(video(40, seconds=0.5)[:-100])
 
 
 def _uniperceiver(root: Path) -> None:

@@ -20,6 +20,7 @@ MAPPING = (
     "mv89psg6zh4_33_46 vid1311",
     "_0nX-El-ySo_83_93 vid9",
     "zUbb_Yi7P_E_5_15 vid12",
+    "HtmlHtmlHtm_0_3 vid77",
     "a line of three words",
     "-AwyG1JcMp8_3_7 vid3",
     "Cz0_a-b9DkQ_1_4 vid1201",
@@ -32,13 +33,14 @@ SENTENCES: Mapping[str, tuple[tuple[int, str], ...]] = {
         (9, "a man is playing"),
         (3, '  the chef\'s café, "chez  léo" '),
         (12, "somebody is cooking"),
+        (77, "a page about a video"),
         (3, "a man is playing"),
         (9, "a man is playing"),
     ),
     "val": ((1201, "a dog runs"),),
     "test": ((1970, "a boat sinks"), (1311, "a man is playing"), (1970, "the boat goes down")),
 }
-"""Split -> number of the video and sentence; that of clip vid12 is not there."""
+"""Split -> number of the video and sentence; clip vid12 is not there, vid77 is a web page."""
 _NAMES = {line.split()[1]: line.split()[0] for line in MAPPING if len(line.split()) == 2}
 QUESTIONS: Mapping[str, tuple[tuple[int, str, str], ...]] = {
     "train": (
@@ -93,6 +95,7 @@ def _clips(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name, colour in COLOURS.items():
         (folder / f"{name}.avi").write_bytes(video(colour, seconds=0.5, container="avi"))
+    (folder / "HtmlHtmlHtm_0_3.avi").write_bytes(b"<!DOCTYPE html><html><body>Sign in</body></html>")
 
 
 def _labels(folder: Path) -> None:
