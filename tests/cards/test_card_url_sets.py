@@ -2,8 +2,14 @@
 
 import io
 import json
+import re
+import shutil
 import tarfile
+import threading
 import warnings
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from url_checks import captions, prepared
 
+from diptych.data.acquire.job import fetch
+from diptych.data.acquire.options import NetOptions, PictureOptions
 from diptych.data.cards.base import LeftOut, Unread
 from diptych.data.cards.fetched import fetched
 from diptych.data.config import DataConfig
@@ -238,6 +246,64 @@ def test_our_own_shards_keep_keys_and_splits(tmp_path: Path) -> None:
     assert {s.key: s.captions for s in map(samples.read, range(7))} == captions(first)
     (tmp_path / "out/index.parquet").write_bytes(b"PAR1")
     assert found_in(tmp_path / "out")[0] == ("cc3m-000000.tar", "damaged shard")
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Path]:
+    """Serve a folder on the loopback address; the file `address` beside it says where."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    (tmp_path / "address").write_text(f"http://127.0.0.1:{server.server_port}")
+    yield folder
+    server.shutdown()
+    server.server_close()
+    thread.join(10)
+
+
+def test_from_the_published_list_over_fetching_to_shards(tmp_path: Path, site: Path) -> None:
+    raw = tmp_path / "raw"
+    url_sets.make_cc3m(raw)
+    shutil.rmtree(raw / "train_image")
+    address = (tmp_path / "address").read_text()
+    for name in ("Train_GCC-training.tsv", "Validation_GCC-1.1.0-Validation.tsv"):
+        text = (raw / name).read_text(encoding="utf-8")
+        (raw / name).write_text(re.sub(r"http://\S+/pictures", address, text), encoding="utf-8")
+    for colour in (0, 1, 3, 4, 6, 100, 101):
+        (site / f"{colour}.jpg").write_bytes(picture(colour, (300, 200)))
+    (site / "5.jpg").write_bytes(url_sets.HTML)
+    fetch(
+        str(raw),
+        tmp_path / "fetched",
+        form="cc3m",
+        net=NetOptions(allow_private=True, retries=0),
+        pictures=PictureOptions(size=32),
+        workers=1,
+    )
+    summary = prepare(load_card("cc3m"), tmp_path / "fetched", tmp_path / "out", layout="fetched")
+    assert summary.splits == {"train": 5, "val": 2, "sized": 7}
+    assert summary.problems == {"missing picture": 2}
+    found = ShardDataset.open(tmp_path / "out").select()
+    samples = {sample.key: sample for sample in map(found.read, range(len(found)))}
+    # What was fetched has the keys and captions that the published naming gives.
+    assert colours(samples) == {
+        "train_00000000": 0,
+        "train_00000001": 1,
+        "train_00000003": 3,
+        "train_00000005": 4,
+        "train_00000007": 6,
+        "val_00000000": 100,
+        "val_00000001": 101,
+    }
+    assert samples["train_00000001"].captions == (SQUEEZED,)
+    assert list(found.column("original_width")) == [300] * 7
 
 
 def test_our_shards_in_webdataset(tmp_path: Path) -> None:
