@@ -8,7 +8,9 @@ import json
 import lzma
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any, TextIO
 
@@ -116,7 +118,7 @@ def read_list(files: Sequence[str], options: ListOptions) -> Iterator[ListRow]:
     for file in files:
         columns: _Columns | None = None
         for record in _records(file, options):
-            if record.keys() == {""}:
+            if record.keys() == {""}:  # what is left of a row that could not be read
                 yield ListRow(number, "", "", "", {}, problem=str(record[""]))
             else:
                 columns = columns or _Columns.find(file, record, options)
@@ -143,16 +145,19 @@ def _records(file: str, options: ListOptions) -> Iterator[Record]:
         raise DataError(f"{file} cannot be read: {error}") from error
 
 
-def _opened(file: str) -> IO[bytes]:
-    raw: IO[bytes]
-    if as_url(file) is None or Path(file).exists():
-        raw = Path(file).open("rb")  # noqa: SIM115  # the caller closes it
-    else:
-        import fsspec
+@contextmanager
+def _opened(file: str) -> Iterator[IO[bytes]]:
+    """Open a file here or behind fsspec, unpacked."""
+    with ExitStack() as stack:
+        raw: IO[bytes]
+        if as_url(file) is None or Path(file).exists():
+            raw = stack.enter_context(Path(file).open("rb"))
+        else:
+            import fsspec
 
-        raw = fsspec.open(file, "rb").open()
-    unpack = _PACKED.get(file.rpartition(".")[2].lower())
-    return unpack(raw) if unpack else raw
+            raw = stack.enter_context(fsspec.open(file, "rb"))
+        unpack = _PACKED.get(file.rpartition(".")[2].lower())
+        yield stack.enter_context(unpack(raw)) if unpack else raw
 
 
 def _kind(file: str) -> str:
@@ -201,7 +206,8 @@ def _tsv(file: str, text: TextIO) -> Iterator[Record]:
             names = [str(n) for n in range(len(fields))] if _is_data(fields) else fields
             if names is fields:
                 continue
-        yield dict(zip(names, fields, strict=False))
+        record: dict[str, Any] = dict(zip_longest(names, fields[: len(names)], fillvalue=""))
+        yield {**record, "": fields[len(names) :]} if len(fields) > len(names) else record
 
 
 def _unquoted(field: str) -> str:
@@ -287,6 +293,9 @@ class _Columns:
 
     def row(self, number: int, record: Record) -> ListRow:
         """Return the row that a record makes."""
+        if any(record.get("") or ()):
+            # Which of them the address is can no longer be told: a comma stands where it should be quoted.
+            return ListRow(number, "", "", "", {}, problem="more fields than the list has columns")
         taken = {self.url, self.caption, self.id, ""}
         names = self.others if self.others is not None else [name for name in record if name not in taken]
         more = {name: record[name] for name in names if _is_plain(record.get(name))}

@@ -69,6 +69,8 @@ def store_picture(data: bytes, options: PictureOptions) -> Stored:
             return _store_any(data, options)
     except MediumProblemError:
         raise
+    except Image.DecompressionBombError as error:
+        raise MediumProblemError("picture too large", str(error)) from error
     except UnidentifiedImageError as error:
         raise MediumProblemError("not a picture", f"no known format, it starts with {data[:12]!r}") from error
     except Exception as error:  # damaged bytes raise almost anything: OSError, SyntaxError, struct.error, ...
