@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from tests.parity.__main__ import main
-from tests.parity.kinds_dictionary import PUBLISHED, build
+from tests.parity.kinds_dictionary import DICTIONARY, build
 from tests.parity.runner import Case
 from tests.ranks import run_ranks
 from torch import Tensor
@@ -129,7 +129,7 @@ def golden_steps(world: World) -> list[dict[str, Any]]:
     seen = []
     for step in range(case.meta["config"]["steps"]):
         found = dictionary(case.tensors[f"in.step{step}.rank{world.rank}.x"])
-        buffers = {theirs: dictionary.get_buffer(ours).clone() for theirs, ours in PUBLISHED.items()}
+        buffers = {theirs: dictionary.get_buffer(ours).clone() for theirs, ours in DICTIONARY.items()}
         seen.append({"quantize": found.vectors, "indices": found.indices, **buffers})
     return seen
 
