@@ -27,6 +27,7 @@ from diptych.data.loader import Loader
 from diptych.data.miniatures import url_sets
 from diptych.data.miniatures.media import colour_of, picture
 from diptych.data.prepare import load_card, prepare
+from diptych.data.raw.arrow import arrow_rows
 from diptych.data.raw.url_lists import url_list
 from diptych.data.sample import Sample
 from diptych.data.sources import open_sources
@@ -231,6 +232,45 @@ def test_sbu_from_shards_and_from_the_tree(tmp_path: Path) -> None:
     summary, samples = prepared("sbu", tmp_path / "b", "uniperceiver")
     assert summary.problems == {"missing picture": 1, "placeholder picture": 10}
     assert samples["4385058960_b0f291553e"].captions == ("the later caption of the first photo",)
+
+
+def test_arrow_files_of_eve(tmp_path: Path) -> None:
+    summary, samples = prepared("cc3m", tmp_path, "arrow")
+    assert summary.splits == {"train": 6, "val": 0, "sized": 6}
+    assert summary.examples == {"missing picture": ["train_cc3m_2_000002: cc3m_2.arrow, row 2"]}
+    # File 2 before file 10, rows counted over the batches of a file.
+    assert colours(samples) == {
+        "train_cc3m_2_000000": 0,
+        "train_cc3m_2_000001": 1,
+        "train_cc3m_2_000003": 3,
+        "train_cc3m_10_000000": 4,
+        "train_cc3m_10_000001": 5,
+        "train_cc3m_10_000002": 6,
+    }
+    assert samples["train_cc3m_2_000001"].captions == (SQUEEZED,)
+    assert samples["train_cc3m_10_000002"].captions == ("a person's flag with a tab", "more")
+    assert samples["train_cc3m_2_000000"].meta == {"url": "http://host0.example/pictures/0.jpg?w=640,h=480"}
+
+
+@pytest.mark.parametrize(("card", "count"), [("cc12m", 4), ("sbu", 14)])
+def test_arrow_files_of_other_sets(tmp_path: Path, card: str, count: int) -> None:
+    summary, _ = prepared(card, tmp_path, "arrow")
+    assert summary.splits["train"] == count
+
+
+def test_damaged_arrow_files_are_named(tmp_path: Path) -> None:
+    convert = load_card("cc12m").layouts["arrow"].convert
+    with pytest.raises(DataError, match=r"expected cc12m_0.arrow"):
+        list(convert(tmp_path, {}))
+    url_sets.make_cc12m(tmp_path, "arrow")
+    with pytest.raises(
+        DataError, match=r"cc12m_10.arrow: no column 'picture'; it has image, caption, image_id"
+    ):
+        list(arrow_rows(tmp_path / "cc12m_10.arrow", "picture", ()))
+    data = (tmp_path / "cc12m_2.arrow").read_bytes()
+    (tmp_path / "cc12m_2.arrow").write_bytes(data[:-50])
+    with pytest.raises(DataError, match=r"cc12m_2.arrow cannot be read as an Arrow file"):
+        list(convert(tmp_path, {}))
 
 
 def test_our_own_shards_keep_keys_and_splits(tmp_path: Path) -> None:

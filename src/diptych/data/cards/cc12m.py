@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from diptych.data.cards.arrow_sets import arrow_layout
 from diptych.data.cards.base import Card, Layout, LeftOut, Source, Split, Unread
 from diptych.data.cards.conceptual import fetched_pairs, lines_of_tree, listed_pairs
 from diptych.data.cards.url_sets import COLUMNS_OPTION, FETCHED, FETCHED_TEXT, IMAGE_COLUMNS
@@ -66,6 +67,7 @@ CARD = Card(
     homepage="https://github.com/google-research-datasets/conceptual-12m",
     layouts={
         "fetched": Layout(FETCHED_TEXT, convert_fetched, (FETCHED,)),
+        "arrow": arrow_layout("cc12m", OPTIONS),
         "uniperceiver": Layout(
             "The data folder of Uni-Perceiver: `c12m/train_available.json` (JSON lines; the folder has "
             "no second "

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from diptych.data.cards.arrow_sets import arrow_layout
 from diptych.data.cards.base import Card, Layout, LeftOut, Source, Split, Unread
 from diptych.data.cards.conceptual import fetched_pairs, lines_of_tree, listed_pairs
 from diptych.data.cards.url_sets import (
@@ -90,6 +91,7 @@ CARD = Card(
             convert_fetched,
             (FETCHED,),
         ),
+        "arrow": arrow_layout("cc3m", OPTIONS),
         "uniperceiver": Layout(
             "The data folder of Uni-Perceiver: `cc3m/train_spacy.json` (JSON lines) and "
             "`cc3m/train_image/` or "

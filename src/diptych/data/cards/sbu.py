@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from diptych.data.cards.arrow_sets import arrow_layout
 from diptych.data.cards.base import Card, Layout, LeftOut, Source, Split, Unread
 from diptych.data.cards.options import Options
 from diptych.data.cards.url_sets import (
@@ -226,6 +227,7 @@ CARD = Card(
     homepage="https://www.cs.rice.edu/~vo9/sbucaptions/",
     layouts={
         "fetched": Layout(FETCHED_TEXT, convert_fetched, (FETCHED,)),
+        "arrow": arrow_layout(_CARD, OPTIONS),
         "uniperceiver": Layout(
             "The data folder of Uni-Perceiver: `sbucaption/annotations/sbucaptions.json` (one object, "
             "name of a "

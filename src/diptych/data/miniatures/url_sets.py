@@ -93,6 +93,33 @@ def put(path: Path, data: bytes | str) -> None:
 SAID = '"look , an éclair" said   somebody .'
 """A caption with a comma, quotes, a letter outside ASCII and blanks too many."""
 
+
+def arrow_files(raw: Path, card: str, captions: list[str], first: int, urls: bool = True) -> None:
+    """Write EVE's Arrow files: two record batches in the first, the tenth before the second by name.
+
+    Row 2 has no picture, the last row two captions.
+    """
+    raw.mkdir(parents=True, exist_ok=True)
+    fields = [("image", pa.binary()), ("caption", pa.list_(pa.string()))]
+    schema = pa.schema([*fields, *([("image_id", pa.string())] if urls else [])])
+    rows = [
+        {
+            "image": None if i == 2 else picture(first + i),
+            "caption": [caption, "more"] if i == len(captions) - 1 else [caption],
+            "image_id": _url(first + i),
+        }
+        for i, caption in enumerate(captions)
+    ]
+    # By name, 10 would come before 2.
+    for number, batches in ((2, (rows[:2], rows[2:4])), (10, (rows[4:],))):
+        with (
+            pa.OSFile(str(raw / f"{card}_{number}.arrow"), "wb") as file,
+            pa.ipc.new_file(file, schema) as writer,
+        ):
+            for batch in batches:
+                writer.write_table(pa.Table.from_pylist(batch, schema))
+
+
 CC3M_TRAIN = [
     "a dog runs on the beach .",
     f" {SAID} ",
@@ -110,6 +137,9 @@ def make_cc3m(raw: Path, layout: str = "") -> None:
     "validation."""
     if layout == "fetched":
         _cc3m_fetched(raw)
+        return
+    if layout == "arrow":
+        arrow_files(raw, "cc3m", CC3M_TRAIN, 0)
         return
     if layout == "uniperceiver":
         _cc_tree(raw / "cc3m", "train_spacy.json", "train", CC3M_TRAIN)
@@ -172,6 +202,9 @@ CC12M = [
 
 def make_cc12m(raw: Path, layout: str = "") -> None:
     """Write CC12M: five rows, address first; one has no picture."""
+    if layout == "arrow":
+        arrow_files(raw, "cc12m", CC12M, 200)
+        return
     if layout == "fetched":
         rows = [
             Row(
@@ -210,6 +243,9 @@ SBU = [
 
 def make_sbu(raw: Path, layout: str = "") -> None:
     """Write SBU: fifteen rows; ten photos are the host's picture for photos that are gone."""
+    if layout == "arrow":
+        arrow_files(raw, "sbu", [caption for _, caption in SBU], 300, urls=False)
+        return
     colours = {name: 300 + i for i, (name, _) in reversed(list(enumerate(SBU)))}
     gone = picture(999, (20, 10), "gif")
     photos = {
