@@ -202,7 +202,7 @@ CARD = Card(
     convert=convert,
     media="video",
     splits={
-        "train": Split("split = 'train'", 10_000_000, "clips of InternVid-10M-FLT", about=True),
+        "train": Split("split = 'train'", 10_647_458, "clips of InternVid-10M-FLT", about=True),
         "from_1_second": Split("clip_end - clip_start >= 1.0", note="without the shortest clips"),
     },
     sources=(
@@ -222,9 +222,9 @@ CARD = Card(
     ),
     options=OPTIONS,
     citation=(
-        "Wang, He, Li, Li, Yu, Ma, Li, Chen, Chen, Wang, Luo, Liu, Wang, Wang, Qiao: InternVid: A "
-        "Large-scale "
-        "Video-Text Dataset for Multimodal Understanding and Generation. ICLR 2024."
+        "Wang, He, Li, Li, Yu, Ma, Chen, Wang, Luo, Liu, Wang, Wang, Qiao: InternVid: A Large-scale "
+        "Video-Text "
+        "Dataset for Multimodal Understanding and Generation. ICLR 2024."
     ),
     homepage="https://github.com/OpenGVLab/InternVideo/tree/main/Data/InternVid",
     layouts={

@@ -185,7 +185,7 @@ CARD = Card(
         "Visual "
         "Models From Natural Language Supervision. ICML 2021."
     ),
-    homepage="https://multimediacommons.org",
+    homepage="https://multimediacommons.wordpress.com/yfcc100m-core-dataset/",
     layouts={
         "fetched": Layout(
             f"{FETCHED_TEXT} The columns `id`, `title`, `description` and `licence` of our list are used.",
