@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from tests.parity.__main__ import main
 from tests.parity.kinds_dictionary import DICTIONARY, build
 from tests.parity.runner import Case
 from tests.ranks import run_ranks
@@ -19,9 +18,10 @@ GOLDEN = Path(__file__).parents[1] / "parity" / "golden" / "soho"
 REVIVING = DictionaryConfig(codes=6, decay=0.4, revive=0.3)
 
 
-def test_golden_cases(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(GOLDEN)]) == 0, capsys.readouterr().out
-    assert "4 of 4 cases pass" in capsys.readouterr().out
+@pytest.mark.parametrize("name", ["vd_eval", "vd_train", "vd_train_decay09", "vd_train_2ranks"])
+def test_golden_cases(name: str) -> None:
+    verdict = run_case(Case.load(GOLDEN / f"{name}.json"))
+    assert verdict.passed(Tolerances()), verdict.line(Tolerances())
 
 
 def small(config: DictionaryConfig, codes: list[list[float]]) -> VisualDictionary:
