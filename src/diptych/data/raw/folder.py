@@ -231,7 +231,7 @@ class _Checked(io.RawIOBase):
 
     def __init__(self, file: BinaryIO, content: BinaryIO, name: str) -> None:
         super().__init__()
-        self._file, self._content, self._name = file, content, name
+        self._file, self._content, self.name = file, content, name
 
     def readable(self) -> bool:
         return True
@@ -240,7 +240,7 @@ class _Checked(io.RawIOBase):
         try:
             piece = self._content.read(len(buffer))
         except (OSError, EOFError, lzma.LZMAError, ValueError, zlib.error) as error:
-            raise DataError(f"{self._name} cannot be read: {error}; get the file again") from error
+            raise DataError(f"{self.name} cannot be read: {error}; get the file again") from error
         buffer[: len(piece)] = piece
         return len(piece)
 

@@ -7,14 +7,26 @@ from typing import Any, TextIO
 
 from diptych.errors import DataError
 
+MAX_FIELD = 16 * 2**20
+"""Letters of one field of a CSV. More means that a quote was left open."""
 _CHUNK = 1 << 20
 _WHITE = " \t\r\n"
 
 
 def lines(stream: TextIO) -> Iterator[tuple[int, str]]:
-    """Yield number (from 0, every line counts) and content of each line, without LF or CRLF."""
-    for number, line in enumerate(stream):
-        yield number, line.removesuffix("\n").removesuffix("\r")
+    """Yield number (from 0, every line counts) and content of each line, without LF or CRLF.
+
+    A CR alone does not end a line, nor does any other separator of Unicode: captions hold them.
+    """
+    number, begun = 0, ""
+    for piece in stream:
+        if piece.endswith("\r"):
+            begun += piece
+            continue
+        yield number, (begun + piece).removesuffix("\n").removesuffix("\r")
+        number, begun = number + 1, ""
+    if begun:
+        yield number, begun.removesuffix("\r")
 
 
 def tsv(stream: TextIO, columns: int | None = None) -> Iterator[tuple[int, list[str]]]:
@@ -32,12 +44,23 @@ def tsv(stream: TextIO, columns: int | None = None) -> Iterator[tuple[int, list[
 def comma_separated(stream: TextIO, header: Sequence[str] | None = None) -> Iterator[dict[str, str]]:
     """Yield the records of a CSV with quotes (RFC 4180: line ends and quotes may be inside) as dictionaries.
 
+    Fields that a record lacks are empty; those it has too many are a list under the empty name.
+
     Args:
         stream: text opened with `newline=""`.
         header: names of the columns where the file has none.
+
+    Raises:
+        DataError: a field without end (an open quote).
     """
-    csv.field_size_limit(1 << 27)
-    yield from csv.DictReader(stream, fieldnames=header, restkey="", restval="")
+    # The limit is one for the whole program; it is set again in case somebody else changed it.
+    csv.field_size_limit(MAX_FIELD)
+    reader = csv.DictReader(stream, fieldnames=header, restkey="", restval="")
+    try:
+        yield from reader
+    except csv.Error as error:
+        name, line = getattr(stream, "name", "the table"), reader.reader.line_num
+        raise DataError(f"{name}: line {line}: {error}; is a quote left open in the lines before?") from error
 
 
 def json_lines(stream: TextIO, name: str) -> Iterator[tuple[int, Any]]:
