@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from tests.parity.kinds_dictionary import DICTIONARY, build
-from tests.parity.runner import Case
+from tests.parity.runner import Case, Tolerances, run_case
 from tests.ranks import run_ranks
 from torch import Tensor
 
