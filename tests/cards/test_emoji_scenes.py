@@ -10,7 +10,7 @@ from emoji_fixture import ORDINARY, make_raw
 from PIL import Image
 from scene_judge import answer, check_captions, truth
 
-from diptych.data.cards.emoji_scenes import CARD, load_sprites
+from diptych.data.cards.emoji_scenes import CARD, load_sprites, spread
 from diptych.data.cards.scenes_draw import BACKGROUND, Painter
 from diptych.data.cards.scenes_layout import (
     COLORS,
@@ -185,9 +185,38 @@ def test_style_option():
     assert chosen == {"twemoji", "noto"}
 
 
+@pytest.mark.parametrize("kinds", [10, 12])
+def test_kinds_option(kinds):
+    """Few kinds: other pictures of the same form, every combination in its own split, statements in full."""
+    some = list(CARD.convert(None, {"size": "600", "resolution": "48", "kinds": str(kinds)}))
+    assert len({o["concept"] for s in some for o in objects(s)}) == kinds
+    assert all(split_of_combination(s.meta["combination"]) == s.split for s in some)
+    assert sum(len(s.meta["statements"]) for s in some) == 4 * 300
+    again = list(CARD.convert(None, {"size": "20", "resolution": "48", "kinds": str(kinds)}))
+    assert [s.meta for s in again] == [s.meta for s in some[:20]]
+
+
+def test_kinds_are_spread_over_the_list(sprites):
+    items = sprites.items
+    assert spread(items, len(items)) == spread(items, 10_000) == items
+    assert spread(items[:10], 4) == (items[0], items[2], items[5], items[7])
+
+
+def test_an_item_that_leaves_no_combination_is_given_up(sprites):
+    """With ten items, two of them kept, the third may be in no combination of the split."""
+    items = spread(sprites.items, 10)
+    shared = Counter()
+    for pair in range(0, 4000, 10):
+        left, right = draw_pair(5, pair + 9, items, STYLES)
+        assert {split_of_combination(scene.combination) for scene in (left, right)} == {"test"}
+        shared[len({g.item for g in left.groups} & {g.item for g in right.groups})] += 1
+    assert shared[2] > 40
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"kinds": "9"}, "kinds=9: expected a whole number from 10 to 302"),
         ({"style": "notto"}, "unknown 'notto'; did you mean 'noto'"),
         ({"size": "0"}, "size=0: expected a whole number from 1"),
         ({"resolution": "32"}, "resolution=32: expected a whole number from 48"),
