@@ -19,9 +19,9 @@ from remote_server import Server, serving
 from toy_card import toy_card
 
 from diptych.data import remote as remote_module
-from diptych.data.addresses import refuse_private
+from diptych.data.addresses import as_url, refuse_private
 from diptych.data.config import DataConfig, ImageConfig, LoaderConfig, RemoteConfig
-from diptych.data.fetch import Source, as_url
+from diptych.data.fetch import Source
 from diptych.data.files import PARTIAL
 from diptych.data.index import ShardDataset
 from diptych.data.loader import Loader, evaluation_batches

@@ -1,7 +1,9 @@
-"""Which addresses may be reached: those of the public internet, unless the user says otherwise."""
+"""Addresses: what is a URL, and which ones may be reached (those of the public internet by default)."""
 
 import ipaddress
+import re
 import socket
+from pathlib import Path
 from typing import Any
 
 PRIVATE = "is a private or local address"
@@ -10,6 +12,19 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
 """IPv6 addresses that a gateway turns into the IPv4 address in their last four bytes (RFC 6052)."""
+
+
+def as_url(path: str | Path) -> str | None:
+    """Return `path` as a URL, or None if it is a path on this machine.
+
+    A `Path` that was made from a URL has lost a slash; it is put back.
+    """
+    text = str(path)
+    found = re.match(r"([a-z][a-z0-9+.-]+):(/{1,3})(?=[^/])", text)
+    if found is None or (len(found.group(2)) == 1 and isinstance(path, str)):
+        return None
+    slashes = "///" if found.group(1) == "file" and len(found.group(2)) != 2 else "//"
+    return f"{found.group(1)}:{slashes}{text[found.end() :]}".rstrip("/")
 
 
 class PrivateAddressError(OSError):

@@ -24,19 +24,6 @@ _PASSING = (408, 425, 429)
 T = TypeVar("T")
 
 
-def as_url(path: str | Path) -> str | None:
-    """Return `path` as a URL, or None if it is a path on this machine.
-
-    A `Path` that was made from a URL has lost a slash; it is put back.
-    """
-    text = str(path)
-    found = re.match(r"([a-z][a-z0-9+.-]+):(/{1,3})(?=[^/])", text)
-    if found is None or (len(found.group(2)) == 1 and isinstance(path, str)):
-        return None
-    slashes = "///" if found.group(1) == "file" and len(found.group(2)) != 2 else "//"
-    return f"{found.group(1)}:{slashes}{text[found.end() :]}".rstrip("/")
-
-
 class WrongContentError(Exception):
     """What came is not what was asked for; another try may help."""
 

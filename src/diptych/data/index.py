@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from diptych.data.addresses import as_url
 from diptych.data.cards.base import Split
 from diptych.data.config import RemoteConfig
 from diptych.data.derived import derived_file
-from diptych.data.fetch import as_url
+from diptych.data.layout import FORMAT, INDEX, INFO, WORK
 from diptych.data.places import PLACES, Places, fits, write_places
 from diptych.data.selection import Selection
 from diptych.data.store import LocalStore, Store
@@ -28,12 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMAT", "INDEX", "INFO", "WORK", "Selection", "ShardDataset"]
 
-FORMAT = 1
-"""Version of the layout of prepared datasets."""
-INFO = "dataset.json"
-INDEX = "index.parquet"
-WORK = ".prepare"
-"""Folder inside a dataset while it is being prepared."""
 KEEP_ROWS = 1_000_000
 """Samples of a dataset from which on the rows that a condition selects are kept in a file."""
 

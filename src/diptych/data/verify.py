@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from diptych.data.addresses import as_url
 from diptych.data.columns import file_hash
-from diptych.data.fetch import as_url
 from diptych.data.files import PARTIAL
 from diptych.data.index import INDEX, ShardDataset
 from diptych.data.members import media_hash, unpack

@@ -88,7 +88,7 @@ class Client:
         """Fetch an address once.
 
         Args:
-            url: http or https.
+            url: http or https (see `check_address`).
             seconds: for everything.
             most: bytes of the body; 0: as set.
 
@@ -106,7 +106,6 @@ class Client:
     async def _follow(self, url: str, most: int) -> Fetched:
         seen: set[str] = set()
         while True:
-            check_address(url)
             seen.add(url)
             assert self._session is not None
             async with self._session.get(url, allow_redirects=False) as response:
@@ -117,6 +116,7 @@ class Client:
             if not target:
                 raise FetchError("redirect", f"status {response.status} without an address to go to")
             url = urljoin(url, target)
+            check_address(url)
             if url in seen:
                 raise FetchError("redirect loop", f"back at {url[:200]} after {len(seen)} redirects")
             if len(seen) > self._options.redirects:

@@ -1,7 +1,7 @@
 """`diptych data fetch`: a list of addresses becomes a dataset; killed at any moment, the next run goes on."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,14 @@ from diptych.data.acquire.lists import ListRow, file_size, list_files, read_list
 from diptych.data.acquire.options import ListOptions, NetOptions, PictureOptions
 from diptych.data.acquire.results import failed_keys, write_dataset, write_report, write_rows
 from diptych.data.acquire.state import FetchFolder, Finished, Pass
-from diptych.data.acquire.working import FetchJob, Group, fetch_group
+from diptych.data.acquire.tasks import FetchJob, Group, fetch_group
 from diptych.data.engines import Engine, Task, make_engine
-from diptych.data.index import INFO
+from diptych.data.layout import INFO
 from diptych.data.members import clean_key
-from diptych.data.prepare import Report
 from diptych.errors import DataError, UsageError
 
+Report = Callable[[int, int | None], None]
+"""Called with the rows done so far, and their number if it is known."""
 LARGEST_GROUP = 8
 """Chunks that a worker gets at a time, once every worker has something to do."""
 
@@ -250,7 +251,7 @@ def _conclude(
 def _stored_report(out: Path) -> dict[str, Any]:
     import json
 
-    from diptych.data.acquire.state import REPORT
+    from diptych.data.acquire.paths import REPORT
 
     report: dict[str, Any] = json.loads((out / REPORT).read_text(encoding="utf-8"))
     return report

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 from diptych.data.acquire.options import ListOptions
-from diptych.data.fetch import as_url
+from diptych.data.addresses import as_url
 from diptych.data.raw.listed import is_address, squeeze
 from diptych.data.raw.tables import comma_separated, json_items, lines
 from diptych.errors import DataError, UsageError

@@ -25,6 +25,7 @@ Size = tuple[int, int]
 
 _SIGNS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _PROFILE = b"ICC_PROFILE\0"
+_EXIF, _START_OF_SCAN = b"Exif\0", b"\xff\xda"
 _HEAD = 2**17
 """Bytes from the start of a JPEG in which metadata are looked for."""
 _LEAST_REDUCTION = 3
@@ -258,7 +259,7 @@ def _is_srgb(profile: bytes) -> bool:
 
 def _coloured(data: bytes) -> bool:
     """Tell whether a JPEG has a colour profile other than sRGB."""
-    at = data.find(_PROFILE, 0, _HEAD)
+    at = data.find(_PROFILE, 0, _metadata_end(data))
     if at < 4:
         return False
     length = int.from_bytes(data[at - 2 : at])
@@ -267,10 +268,17 @@ def _coloured(data: bytes) -> bool:
     return not whole or not _is_srgb(data[at + len(_PROFILE) + 2 : at - 2 + length])
 
 
+def _metadata_end(data: bytes) -> int:
+    """Return where the metadata of a JPEG end at the latest: behind a thumbnail, or where pixels begin."""
+    pixels = data.find(_START_OF_SCAN, 0, _HEAD)
+    return _HEAD if data.find(_EXIF, 0, pixels) >= 0 or pixels < 0 else pixels
+
+
 def _exif(data: bytes, image: Image.Image | None) -> str | None:
     """Return the EXIF entries as a JSON object of texts; None if there are none."""
     if image is None:
-        if data.find(b"Exif\0", 0, _HEAD) < 0:
+        # A thumbnail comes behind the word.
+        if data.find(_EXIF, 0, data.find(_START_OF_SCAN, 0, _HEAD)) < 0:
             return None
         with Image.open(io.BytesIO(data)) as opened:
             return _exif(data, opened)

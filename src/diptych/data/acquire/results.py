@@ -11,12 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import diptych
-from diptych.data.acquire.state import REPORT, ROWS, FetchFolder, Finished, rows_path
-from diptych.data.acquire.working import ROWS as SCHEMA
-from diptych.data.acquire.working import SUCCESS
+from diptych.data.acquire.paths import REPORT, ROW, ROWS, SUCCESS, rows_path
+from diptych.data.acquire.state import FetchFolder, Finished
 from diptych.data.columns import file_hash, member_names, merge_parts
 from diptych.data.files import written_whole
-from diptych.data.index import FORMAT, INDEX, INFO
+from diptych.data.layout import FORMAT, INDEX, INFO
 from diptych.data.members import ALL
 from diptych.data.places import PLACES, write_places
 from diptych.data.shards import KeySet
@@ -40,7 +39,7 @@ def latest_rows(out: Path, passes: Sequence[Any], before: int) -> Any:
     """Yield what became of the rows, chunk by chunk of the first pass; later passes replace earlier ones."""
     end = passes[1].first if len(passes) > 1 else before
     again = [pq.read_table(rows_path(out, number)) for number in range(end, before)]
-    later = pa.concat_tables(again) if again else SCHEMA.empty_table()
+    later = pa.concat_tables(again) if again else ROW.empty_table()
     numbers = later.column("number").to_numpy()
     for number in range(min(end, before)):
         table = pq.read_table(rows_path(out, number))
@@ -59,7 +58,7 @@ def write_rows(folder: FetchFolder, chunks: int) -> None:
     """Write `rows.parquet`."""
     with (
         written_whole(folder.out / ROWS) as partial,
-        pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(partial, ROW, compression="zstd") as writer,
     ):
         for table in latest_rows(folder.out, folder.passes, chunks):
             writer.write_table(table, row_group_size=max(len(table), 1))

@@ -16,47 +16,15 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diptych.data.acquire.paths import META, REPORT, ROWS, RUN, WORK, rows_path
 from diptych.data.derived import FOLDER
 from diptych.data.files import PARTIAL, cannot_write, written_whole
-from diptych.data.index import INDEX, INFO
+from diptych.data.layout import INDEX, INFO
 from diptych.data.places import PLACES
-from diptych.data.workspace import what_differs
 from diptych.errors import DataError
 
-WORK = ".fetch"
-"""Folder inside the dataset; it stays, so that failed rows can be tried again."""
-ROWS = "rows.parquet"
-"""What became of each row."""
-REPORT = "fetch.json"
-"""Counts by cause and host, and the options."""
-META = b"diptych"
 MANIFEST = "manifest.json"
 LOCK = "lock"
-RUN = "run"
-
-
-def part_path(out: Path, number: int) -> Path:
-    """Return where the part of the index of a chunk lies."""
-    return out / WORK / "parts" / f"{number:06d}.parquet"
-
-
-def rows_path(out: Path, number: int) -> Path:
-    """Return where it says what became of the rows of a chunk."""
-    return out / WORK / "rows" / f"{number:06d}.parquet"
-
-
-def still_runs(out: Path, run: str) -> None:
-    """Raise a `DataError` if another run than `run` works in the folder, or the folder is not there."""
-    path = out / WORK / RUN
-    try:
-        found = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read: {error.strerror or error}; the folder of the dataset must lie on a file "
-            "system that all machines share"
-        ) from error
-    if found != run:
-        raise DataError(f"{out}: another process has taken over")
 
 
 @dataclass(frozen=True)
@@ -201,6 +169,8 @@ class FetchFolder:
         if not path.is_file():
             self.save()
             return
+        from diptych.data.workspace import what_differs
+
         known = json.loads(path.read_text(encoding="utf-8"))
         difference = what_differs(known["identity"], self._identity)
         if difference:

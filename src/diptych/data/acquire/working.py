@@ -7,7 +7,7 @@ import platform
 import secrets
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from diptych.data.acquire.client import Client
 from diptych.data.acquire.fetching import Fetcher, Outcome
 from diptych.data.acquire.hosts import Hosts
 from diptych.data.acquire.media import Medium, picture_store
-from diptych.data.acquire.options import NetOptions, PictureOptions
+from diptych.data.acquire.paths import META, ROW, SUCCESS, part_path, rows_path, still_runs
 from diptych.data.acquire.robots import Robots
-from diptych.data.acquire.state import META, part_path, rows_path, still_runs
+from diptych.data.acquire.tasks import FetchJob, Group
 from diptych.data.columns import make_part
 from diptych.data.engines import Tell
 from diptych.data.files import written_whole
@@ -36,52 +36,8 @@ HELD = 64 * 2**20
 RESOLVERS = 32
 """Names resolved at a time; the system's resolver blocks a thread for each."""
 
-ROWS = pa.schema(
-    [
-        pa.field("number", pa.int64(), nullable=False),
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("url", pa.string(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("cause", pa.string(), nullable=False),
-        pa.field("detail", pa.string(), nullable=False),
-        pa.field("host", pa.string(), nullable=False),
-        pa.field("http", pa.int16(), nullable=False),
-        pa.field("tries", pa.int16(), nullable=False),
-        pa.field("bytes", pa.int64(), nullable=False),
-        pa.field("seconds", pa.float32(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
-        pa.field("shard", pa.string(), nullable=False),
-    ]
-)
-"""The columns of `rows.parquet`: what became of each row of the list."""
-SUCCESS = "success"
 
-
-@dataclass(frozen=True)
-class FetchJob:
-    """What is the same for all chunks of a job."""
-
-    out: Path
-    """Folder of the dataset, shared by all workers."""
-    name: str
-    """Start of the shards' names."""
-    run: str
-    """Names the run; what an earlier one left alive stops when it finds another."""
-    net: NetOptions
-    pictures: PictureOptions
-    workers: int
-    """How many share the limits for hosts."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Chunks for one worker; the next one begins while the last rows of one are waited for."""
-
-    job: FetchJob
-    chunks: tuple[FetchChunk, ...]
-
-
-def fetch_group(group: Group, tell: Tell) -> None:
+def work(group: Group, tell: Tell) -> None:
     """Fetch the rows of some chunks and write their shards.
 
     Of each chunk the shard comes first, then what became of its rows, then its part of the index, which says
@@ -223,7 +179,7 @@ def _write(job: FetchJob, chunk: FetchChunk, outcomes: list[Outcome], spool: _Sp
         (job.out / name).unlink(missing_ok=True)
     rows = [_row(entry, outcome, name) for entry, outcome in zip(chunk.entries, outcomes, strict=True)]
     with written_whole(rows_path(job.out, chunk.number), tag) as partial:
-        pq.write_table(pa.Table.from_pylist(rows, ROWS), partial, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(rows, ROW), partial, compression="zstd")
     facts: dict[str, Any] = {"number": chunk.number, "fingerprint": chunk.fingerprint, "shard": None}
     if shard is not None:
         facts["shard"] = {
