@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from diptych.data.cards import xvlm_json_nlvr, xvlm_json_retrieval, xvlm_json_vqa
-from diptych.data.cards.base import Card, LeftOut, Split
+from diptych.data.cards.base import Card, LeftOut, Split, Unread
 from diptych.data.cards.xvlm_json import Keys
 from diptych.data.config import DataConfig
 from diptych.data.examples import expand
@@ -42,7 +43,9 @@ def listed(path: Path, content: Any) -> str:
 
 def converted(card: Card, raw: Path, **options: str) -> tuple[list[Sample], list[LeftOut]]:
     made = list(card.convert(raw, options))
-    return [m for m in made if isinstance(m, Sample)], [m for m in made if isinstance(m, LeftOut)]
+    unread = [m for m in made if isinstance(m, Unread)]
+    samples = [replace(m.sample, media={name: ref.read() for name, ref in m.refs.items()}) for m in unread]
+    return samples, [m for m in made if isinstance(m, LeftOut)]
 
 
 def caption(image: str, text: str, number: str | int) -> dict[str, Any]:

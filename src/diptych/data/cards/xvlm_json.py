@@ -13,6 +13,7 @@ from typing import Any
 from diptych.data.cards.base import LeftOut, Split
 from diptych.data.cards.options import Options, names_of
 from diptych.data.members import PICTURES, clean_key
+from diptych.data.raw.refs import FileRef
 from diptych.errors import DataError, UsageError
 
 SPLITS = {
@@ -119,19 +120,21 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is no JSON in UTF-8: {error}") from error
 
 
-def read_picture(folder: Path, name: str) -> tuple[str, bytes] | None:
-    """Return extension and content of a picture; None if it is not there, or not below the folder."""
+def find_picture(folder: Path, name: str) -> tuple[str, FileRef] | None:
+    """Return extension and place of a picture; None if it is not there, or not below the folder."""
     path = folder / name
     # A list that somebody else wrote does not choose among all files of the machine.
     if ".." in PurePosixPath(name).parts or not path.is_relative_to(folder):
         return None
     try:
-        content = path.read_bytes()
+        if not path.is_file():
+            return None
+        size = path.stat().st_size
     except (OSError, ValueError):
         return None
     extension = PurePosixPath(name).suffix[1:].lower()
     # The content says what it is; the name is for people.
-    return (extension if extension in PICTURES else "jpg"), content
+    return (extension if extension in PICTURES else "jpg"), FileRef(path, size)
 
 
 def missing(key: str, detail: str) -> LeftOut:

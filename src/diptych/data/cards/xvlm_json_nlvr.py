@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diptych.data.cards.base import Card, LeftOut
+from diptych.data.cards.base import Card, LeftOut, Unread
 from diptych.data.cards.options import Options
 from diptych.data.cards.xvlm_json import (
     LISTS,
@@ -14,8 +14,8 @@ from diptych.data.cards.xvlm_json import (
     Keys,
     check_options,
     files_of,
+    find_picture,
     missing,
-    read_picture,
 )
 from diptych.data.sample import Sample
 from diptych.errors import UsageError
@@ -37,7 +37,7 @@ class _Pair:
     repeated: list[str] = field(default_factory=list)
 
 
-def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Sample | LeftOut]:
+def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Unread | LeftOut]:
     """Yield a sample for each pair of pictures of each split, in the order in which the lists first name it.
 
     Raises:
@@ -51,15 +51,15 @@ def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Sample | L
     for split in SPLITS:
         for names, about in _read(given, raw, split).items():
             key = keys.make(split, *names)
-            found = [read_picture(folder, name) for name in names]
+            found = [find_picture(folder, name) for name in names]
             lost = [name for name, picture in zip(names, found, strict=True) if picture is None]
             if lost:
                 yield missing(key, f"{', '.join(lost)} ({len(about.statements)} statements)")
                 continue
             # `0.jpg` and `1.jpg`: what rows of `data.examples = statements` show, in this order.
-            media = {f"{i}.{picture[0]}": picture[1] for i, picture in enumerate(found) if picture}
+            refs = {f"{i}.{picture[0]}": picture[1] for i, picture in enumerate(found) if picture}
             meta = {"file": names[0], "file_1": names[1], "statements": about.statements}
-            yield Sample(key, media, (), "", split, meta)
+            yield Unread(Sample(key, {}, (), "", split, meta), refs)
             for text in about.repeated:
                 yield LeftOut("repeated statement", key, text)
 

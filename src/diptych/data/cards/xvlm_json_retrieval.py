@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diptych.data.cards.base import Card, LeftOut
+from diptych.data.cards.base import Card, LeftOut, Unread
 from diptych.data.cards.xvlm_json import (
     LISTS,
     SPLITS,
@@ -12,8 +12,8 @@ from diptych.data.cards.xvlm_json import (
     Keys,
     check_options,
     files_of,
+    find_picture,
     missing,
-    read_picture,
 )
 from diptych.data.sample import Sample
 from diptych.errors import DataError, UsageError
@@ -33,7 +33,7 @@ class _Picture:
     repeated: list[str] = field(default_factory=list)
 
 
-def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Sample | LeftOut]:
+def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Unread | LeftOut]:
     """Yield a sample for each picture of each split, in the order in which the lists first name it.
 
     Raises:
@@ -47,12 +47,12 @@ def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Sample | L
     for split, pictures in _splits(list(files_of(given, raw))):
         for (_, name), about in pictures.items():
             key = keys.make(split, name)
-            found = read_picture(folder, name)
+            found = find_picture(folder, name)
             if found is None:
                 yield missing(key, f"{name} ({len(about.captions)} captions)")
                 continue
-            media = dict([found])
-            yield Sample(key, media, tuple(about.captions), about.match_id, split, {"file": name})
+            sample = Sample(key, {}, tuple(about.captions), about.match_id, split, {"file": name})
+            yield Unread(sample, dict([found]))
             for caption in about.repeated:
                 yield LeftOut("repeated caption", key, caption)
 

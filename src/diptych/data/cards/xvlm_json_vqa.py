@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diptych.data.cards.base import Card, LeftOut
+from diptych.data.cards.base import Card, LeftOut, Unread
 from diptych.data.cards.options import Options
 from diptych.data.cards.xvlm_json import (
     LISTS,
@@ -14,9 +14,9 @@ from diptych.data.cards.xvlm_json import (
     Keys,
     check_options,
     files_of,
+    find_picture,
     missing,
     read_json,
-    read_picture,
 )
 from diptych.data.sample import Sample
 from diptych.errors import DataError, UsageError
@@ -43,7 +43,7 @@ class _Picture:
     repeated: list[str] = field(default_factory=list)
 
 
-def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Sample | LeftOut]:
+def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Unread | LeftOut]:
     """Yield a sample for each picture of each split, in the order in which the lists first name it.
 
     Raises:
@@ -58,12 +58,12 @@ def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Sample | L
     for split in SPLITS:
         for (dataset, name), about in _read(given, raw, split).items():
             key = keys.make(split, dataset, name)
-            found = read_picture(folders[dataset], name)
+            found = find_picture(folders[dataset], name)
             if found is None:
                 yield missing(key, f"{dataset} {name} ({len(about.questions)} questions)")
                 continue
             meta = {"file": name, "dataset": dataset, "questions": about.questions}
-            yield Sample(key, dict([found]), (), "", split, meta)
+            yield Unread(Sample(key, {}, (), "", split, meta), dict([found]))
             for text in about.repeated:
                 yield LeftOut("repeated question", key, text)
 
