@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -27,7 +26,7 @@ from diptych.data.cards.xvlm_json import read_json
 from diptych.data.members import clean_key
 from diptych.data.raw.folder import INSIDE, RawFolder
 from diptych.data.raw.list_sbu import ARCHIVE, CAPTIONS, JSON, URLS
-from diptych.data.raw.listed import Listed, need, squeeze
+from diptych.data.raw.listed import Listed, last_part, need, squeeze
 from diptych.data.raw.refs import MediumError, Ref
 from diptych.data.raw.url_lists import listed
 from diptych.errors import DataError
@@ -128,7 +127,7 @@ def _tree(folder: Path, captions: Mapping[str, object]) -> Iterator[Unread | Lef
 
 def photo_name(url: str) -> str:
     """Return the key of a photo: the last part of its address without the ending."""
-    name = urlsplit(url).path.rpartition("/")[2]
+    name = last_part(url)
     return clean_key(name.rpartition(".")[0] or name)
 
 

@@ -7,10 +7,9 @@ from contextlib import ExitStack, closing
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TextIO
-from urllib.parse import urlsplit
 
 from diptych.data.members import clean_key
-from diptych.data.raw.listed import Listed, first_of, is_address, need, open_text, squeeze
+from diptych.data.raw.listed import Listed, first_of, is_address, last_part, need, open_text, squeeze
 from diptych.data.raw.tables import json_fields, lines
 from diptych.errors import DataError
 
@@ -39,7 +38,7 @@ def sbu(raw: Path) -> Iterator[Listed]:
 def _row(url: object, caption: object, place: str) -> Listed:
     url = url.strip() if isinstance(url, str) else ""
     caption = caption if isinstance(caption, str) else ""
-    file = urlsplit(url).path.rpartition("/")[2] if is_address(url) else ""
+    file = last_part(url) if is_address(url) else ""
     key = clean_key(file.rpartition(".")[0] or file)
     problem = "" if key else f"{place}: no address of a picture: {url[:80]!r}"
     return Listed(key, url, squeeze(caption), "train", f"images/{file}", problem=problem)

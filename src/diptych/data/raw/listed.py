@@ -67,6 +67,11 @@ def is_address(text: str) -> bool:
     return _WEB.match(text.strip().strip('"')) is not None
 
 
+def last_part(url: str) -> str:
+    """Return what an address ends with, without query and fragment; never an error, whatever the address."""
+    return re.split(r"[?#]", url, maxsplit=1)[0].rpartition("/")[2]
+
+
 def open_text(path: Path) -> TextIO:
     """Open a text file, also .gz and .bz2, to be read from front to back; only LF ends a line.
 
