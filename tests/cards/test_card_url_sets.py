@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import shutil
 import tarfile
@@ -418,7 +419,7 @@ def test_damaged_shards_are_named_and_give_what_is_whole(tmp_path: Path) -> None
     ]
 
 
-@pytest.mark.parametrize("side", [b"{", b"[]", b'{"caption": 1e999999}', b"\xff\xfe"])
+@pytest.mark.parametrize("side", [b"{", b"[]", b'{"caption": 1e999999}', b"\xff\xfe", b"[" * 10**5])
 def test_damaged_json_costs_its_sample_only(tmp_path: Path, side: bytes) -> None:
     url_sets.write_tar(
         tmp_path / "00000.tar", [("0.jpg", b"x"), ("0.json", side), ("1.jpg", b"x"), ("1.json", b"{}")]
@@ -436,13 +437,19 @@ def test_no_shards_are_an_error(tmp_path: Path) -> None:
 
 def test_further_columns_are_kept_on_request(tmp_path: Path) -> None:
     row = url_sets.Row(
-        "0", "http://a.example/1.jpg", "x", picture(1), more={"similarity": 0.25, "lang": "en"}
+        "0",
+        "http://a.example/1.jpg",
+        "x",
+        picture(1),
+        more={"similarity": 0.25, "lang": "en", "nan": math.nan},
     )
     url_sets.image_shard(tmp_path / "00000.tar", [row])
-    made = list(load_card("cc3m").layouts["fetched"].convert(tmp_path, {"columns": "similarity, absent"}))
+    made = list(
+        load_card("cc3m").layouts["fetched"].convert(tmp_path, {"columns": "similarity, absent, nan"})
+    )
     assert isinstance(made[0], Unread)
     assert made[0].sample.meta["similarity"] == 0.25
-    assert "lang" not in made[0].sample.meta
+    assert not {"lang", "nan", "absent"} & set(made[0].sample.meta)
 
 
 def test_a_list_that_is_cut_off_is_named(tmp_path: Path) -> None:

@@ -94,6 +94,36 @@ def test_addresses_that_are_none_do_not_end_a_preparation() -> None:
     assert photo_name("http://[/1_a.jpg?x=/2#3") == "1_a"
 
 
+HOSTILE = [
+    "[" * 200_000,
+    '{"YoutubeID": "AAAAAAAAAAA", "Start_timestamp": "00:00:01.000", "End_timestamp": "00:00:02.000", '
+    '"Caption": "x", "Aesthetic_Score": NaN, "UMT_Score": ' + "9" * 400 + "}",
+    '{"YoutubeID": "AAAAAAAAAAA", "Start_timestamp": "'
+    + "9" * 5000
+    + ':00:00", "End_timestamp": 5, "Caption": 7}',
+    '{"YoutubeID": "../../../x", "Start_timestamp": "00:00:01", "End_timestamp": "00:00:02", "Caption": "x"}',
+    '{"YoutubeID": "AAAAAAAAAAA", "Start_timestamp": "00:00:0\u0661", "End_timestamp": "00:00:02", '
+    '"Caption": "x"}',
+    "[]",
+    "null",
+]
+
+
+def test_hostile_lines_are_rows_of_their_own() -> None:
+    rows = read("caption.jsonl", "internvid", "\n".join(HOSTILE))
+    assert [bool(row.problem) for row in rows] == [True, False, True, True, True, True, True]
+    assert rows[1].more == {"youtube_id": "AAAAAAAAAAA"}
+    assert all(len(row.problem) < 500 for row in rows)
+
+
+@pytest.mark.parametrize("number", ["٣", "-1", "1.0", "9" * 21])
+def test_numbers_that_are_none(number: str) -> None:
+    (row,) = read("results_2M_train.csv", "webvid", f"videoid,name,page_dir,contentUrl\n{number},x,1_2,u\n")
+    assert row.problem.startswith("results_2M_train.csv, record 1: videoid is")
+    with pytest.raises(DataError, match="line 1: expected line number, photo id"):
+        read("yfcc100m_subset_data.tsv", "yfcc15m", f"1\t{number}\tx\n")
+
+
 def test_unknown_lists_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown list of addresses 'cc3'; did you mean 'cc3m'"):
         url_list("cc3", tmp_path)

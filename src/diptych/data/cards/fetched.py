@@ -172,7 +172,7 @@ class _Shard:
         key = self._key(group.name, self.split)
         try:
             side = json.loads(group.texts.get("json") or b"{}")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return LeftOut("bad entry", key, f"{self.name}: its JSON cannot be read: {error}")
         if not isinstance(side, dict):
             return LeftOut("bad entry", key, f"{self.name}: expected an object in its JSON")

@@ -21,7 +21,7 @@ from diptych.data.members import is_key
 from diptych.data.raw.clips import ClipRef
 from diptych.data.raw.folder import INSIDE, RawFolder
 from diptych.data.raw.list_video import INTERNVID, clip_id, clock_ms
-from diptych.data.raw.listed import Listed
+from diptych.data.raw.listed import Listed, finite
 from diptych.data.raw.refs import Ref
 from diptych.data.raw.url_lists import listed
 from diptych.data.sample import Sample
@@ -121,9 +121,9 @@ def convert_fetched(raw: Path | None, options: Mapping[str, str]) -> Iterator[Un
         if video:
             meta["youtube_id"] = video
         for name, column in _LISTED.items():
-            score = sample.side.get(name, sample.side.get(column))
-            if isinstance(score, int | float) and not isinstance(score, bool):
-                meta[name] = float(score)
+            score = finite(sample.side.get(name, sample.side.get(column)))
+            if score is not None:
+                meta[name] = score
         reason = wrong((span[1] - span[0]) / 1000 if span else None, meta)
         if reason:
             yield LeftOut("filtered", key, reason)
@@ -153,9 +153,8 @@ def _span(sample: Fetched) -> tuple[int, int] | None:
 
 
 def _ms(value: object) -> int | None:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return round(value * 1000)
-    return clock_ms(value)
+    number = finite(value)
+    return clock_ms(value) if number is None else round(number * 1000)
 
 
 class _Filter:

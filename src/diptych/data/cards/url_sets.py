@@ -11,7 +11,7 @@ from diptych.data.cards.options import Options, names_of
 from diptych.data.members import clean_key
 from diptych.data.raw.clips import ClipRef
 from diptych.data.raw.folder import RawFolder
-from diptych.data.raw.listed import Listed, open_text, squeeze
+from diptych.data.raw.listed import Listed, finite, open_text, squeeze
 from diptych.data.raw.refs import Ref
 from diptych.data.raw.tables import lines
 from diptych.data.sample import Sample
@@ -31,7 +31,7 @@ FETCHED_TEXT = (
     "with a JSON file for each sample. A word `val` or `validation` in the name of a tar or folder makes its "
     "samples that split. `--raw` is the output folder."
 )
-REPORTED = {"original_width": int, "original_height": int}
+REPORTED = ("original_width", "original_height")
 """What tools report of a picture before they resized it."""
 IMAGE_COLUMNS = "`url`; `original_width`, `original_height` (layout `fetched`)"
 
@@ -110,10 +110,14 @@ def from_fetched(
             yield found
             continue
         meta: dict[str, Any] = {"url": found.text("url")}
-        for name, cast in REPORTED.items():
-            if isinstance(found.side.get(name), int | float):
-                meta[name] = cast(found.side[name])
-        yield found, {**meta, **{name: found.side[name] for name in columns if name in found.side}}
+        for name in REPORTED:
+            number = finite(found.side.get(name))
+            if number is not None:
+                meta[name] = int(number)
+        yield (
+            found,
+            {**meta, **{name: found.side[name] for name in columns if _can_be_kept(found.side, name)}},
+        )
 
 
 def clip_lines(raw: Path, path: Path, split: str, *folders: str) -> Iterator[Unread | LeftOut]:
@@ -147,7 +151,14 @@ def clip_lines(raw: Path, path: Path, split: str, *folders: str) -> Iterator[Unr
 
 
 def _seconds(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    number = finite(value)
+    return number if number is not None and number >= 0 else None
+
+
+def _can_be_kept(side: Mapping[str, Any], name: str) -> bool:
+    """Tell whether a column is there and no number that JSON does not have (NaN)."""
+    value = side.get(name)
+    return value is not None and (not isinstance(value, float) or finite(value) is not None)
 
 
 def as_sample(found: Fetched, key: str, meta: Mapping[str, Any], match_id: str = "") -> Unread:
@@ -189,7 +200,7 @@ def entries_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 entry = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 entry = {"problem": f"no JSON: {error}"}
             yield number, entry if isinstance(entry, dict) else {"problem": "expected an object"}
 

@@ -22,7 +22,7 @@ from diptych.data.cards.url_sets import (
 from diptych.data.members import clean_key
 from diptych.data.raw.folder import INSIDE, RawFolder
 from diptych.data.raw.list_video import WEBVID, WEBVID_PARTS, iso_seconds, webvid
-from diptych.data.raw.listed import first_of, need
+from diptych.data.raw.listed import finite, first_of, need
 
 OPTIONS = {
     "size": "`2M` or `10M`: which lists, where both are there (default: the larger one that is there)",
@@ -72,8 +72,8 @@ def convert_fetched(raw: Path | None, options: Mapping[str, str]) -> Iterator[Un
         sample, meta = found
         more: dict[str, Any] = {"page_dir": sample.text("page_dir")}
         seconds = iso_seconds(sample.text("duration"))
-        if seconds is None and isinstance(sample.side.get("listed_seconds"), int | float):
-            seconds = float(sample.side["listed_seconds"])
+        if seconds is None:
+            seconds = finite(sample.side.get("listed_seconds"))
         if seconds is not None:
             more["listed_seconds"] = seconds
         yield as_sample(sample, clean_key(sample.text("videoid", "id")) or sample.key, {**meta, **more})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.data.members import clean_key
-from diptych.data.raw.listed import Listed, first_of, need, open_text, squeeze
+from diptych.data.raw.listed import Listed, finite, first_of, need, open_text, squeeze
 from diptych.data.raw.tables import comma_separated, json_items, lines
 from diptych.errors import DataError
 
@@ -26,8 +26,9 @@ DIDEMO_SECONDS = 30.0
 CHUNK_SECONDS = 5.0
 """Times of DiDeMo count pieces of this length."""
 
-_ISO = re.compile(r"PT(\d{2,})H(\d{2})M(\d{2})S")
-_CLOCK = re.compile(r"(\d{2,}):([0-5]\d):([0-5]\d)(?:\.(\d{1,3}))?")
+_ISO = re.compile(r"PT(\d{2,4})H(\d{2})M(\d{2})S", re.ASCII)
+_CLOCK = re.compile(r"(\d{2,4}):([0-5]\d):([0-5]\d)(?:\.(\d{1,3}))?", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,20}")
 _YOUTUBE = re.compile(r"[A-Za-z0-9_-]{11}")
 
 
@@ -108,7 +109,7 @@ def _webvid_row(record: Mapping[str, Any], split: str, place: str) -> Listed:
     if seconds is not None:
         more["listed_seconds"] = seconds
     wrong = [
-        *([] if number.isdecimal() else [f"videoid is {number[:40]!r}"]),
+        *([] if _NUMBER.fullmatch(number) else [f"videoid is {number[:40]!r}"]),
         *([] if re.fullmatch(r"\d+_\d+", page) else [f"page_dir is {page[:40]!r}"]),
         # A quote that is not closed moves the columns: a broken duration shows it.
         *(["duration is " + repr(str(record["duration"])[:40])] if _is_broken(record, seconds) else []),
@@ -150,7 +151,7 @@ def clip_id(video: str, start_ms: int, end_ms: int) -> str:
 def _internvid_row(line: str, place: str) -> Listed:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return Listed("", "", "", problem=f"{place}: no JSON: {error}")
     if not isinstance(record, dict):
         return Listed("", "", "", problem=f"{place}: expected an object, got {line[:40]!r}")
@@ -168,8 +169,9 @@ def _internvid_row(line: str, place: str) -> Listed:
         return Listed("", "", "", problem=f"{place}: {', '.join(wrong)}"[:300])
     more: dict[str, Any] = {"youtube_id": video}
     for name, field in (("aesthetic_score", "Aesthetic_Score"), ("umt_score", "UMT_Score")):
-        if isinstance(record.get(field), int | float) and not isinstance(record[field], bool):
-            more[name] = float(record[field])
+        score = finite(record.get(field))
+        if score is not None:
+            more[name] = score
     return Listed(
         clip_id(str(video), start, end),
         f"https://www.youtube.com/watch?v={video}",

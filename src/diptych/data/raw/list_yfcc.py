@@ -45,6 +45,7 @@ COLUMNS = [
 """The 23 columns of the first release; the later one has a line number in front, the hash behind the id."""
 _NEWER = ["line", "photo_id", "hash", *COLUMNS[1:]]
 _VIDEO = "1"
+_ID = re.compile(r"[0-9]{1,18}")
 _TAG = re.compile(r"</?[a-z][^<>]*>", re.IGNORECASE)
 
 
@@ -120,7 +121,7 @@ class _Subset:
         with open_text(path) as stream:
             chunk: list[tuple[int, bytes]] = []
             for number, fields in tsv(stream):
-                if len(fields) != 3 or not fields[1].isdecimal():
+                if len(fields) != 3 or not _ID.fullmatch(fields[1]):
                     raise DataError(
                         f"{path}: line {number + 1}: expected line number, photo id and hash with tabs "
                         f"between, got {len(fields)} columns"
@@ -135,7 +136,7 @@ class _Subset:
 
     def find(self, photo_id: str) -> str | None:
         """Return the hash of a photo (empty if the list has none that is one), None if it is not listed."""
-        if not photo_id.isdecimal() or len(photo_id) > 18:
+        if not _ID.fullmatch(photo_id):
             return None
         place = int(np.searchsorted(self._ids, int(photo_id)))
         if place == len(self._ids) or int(self._ids[place]) != int(photo_id):

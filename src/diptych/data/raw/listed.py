@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import math
 import re
 import zlib
 from collections.abc import Callable, Mapping
@@ -65,6 +66,17 @@ def squeeze(text: str) -> str:
 def is_address(text: str) -> bool:
     """Tell whether a text begins like a web address."""
     return _WEB.match(text.strip().strip('"')) is not None
+
+
+def finite(value: object) -> float | None:
+    """Return a number of JSON as a fraction; None for what is none, and for what no table can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def last_part(url: str) -> str:
