@@ -1,15 +1,13 @@
 """What the tests of the cards of pictures share: a miniature prepared, and everything about it read back."""
 
-import importlib
 import json
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from diptych.data.index import ShardDataset
 from diptych.data.miniatures.media import colour_of
-from diptych.data.prepare import Summary, load_card, prepare
+from diptych.data.prepare import Summary, load_card, make_miniature, prepare
 from diptych.data.sample import Sample
 from diptych.data.verify import verify
 
@@ -21,9 +19,8 @@ class Prepared:
         self.card, self.raw = load_card(card), folder / "raw"
         self.out = folder / "_".join(["out", layout, *options.values()])
         if not self.raw.exists():
-            module, _, name = self.card.miniature.partition(":")
-            getattr(importlib.import_module(module), name)(self.raw, layout)
-        self.summary: Summary = prepare_as(self, layout, options)
+            make_miniature(self.card, self.raw, layout)
+        self.summary: Summary = prepare(self.card, self.raw, self.out, options=options, layout=layout)
         self.dataset = ShardDataset.open(self.out)
         rows = self.dataset.select()
         self.samples: dict[str, Sample] = {s.key: s for s in (rows.read(i) for i in range(len(rows)))}
@@ -60,11 +57,3 @@ class Prepared:
                     assert content is not None
                     if name == "json":
                         assert json.load(content)["captions"] == list(self.samples[key].captions)
-
-
-def prepare_as(made: Prepared, layout: str, options: dict[str, str]) -> Summary:
-    card = made.card
-    if layout:
-        form = card.layouts[layout]
-        card = replace(card, convert=form.convert, sources=form.sources, facts=form.facts)
-    return prepare(card, made.raw, made.out, options=options)

@@ -1,5 +1,7 @@
 """The cards `coco-caption` and `coco-2017` on their miniatures."""
 
+import io
+import json
 import warnings
 import zipfile
 from pathlib import Path
@@ -7,6 +9,8 @@ from typing import Any
 
 import pytest
 from card_checks import Prepared
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diptych.data.cards.coco_files import coco_style, squeeze
 from diptych.data.config import DataConfig
@@ -15,6 +19,7 @@ from diptych.data.miniatures.coco import as_json, make_2017, make_caption, unpac
 from diptych.data.miniatures.media import colour
 from diptych.data.prepare import load_card
 from diptych.data.raw.folder import RawFolder
+from diptych.data.raw.tables import json_fields
 from diptych.errors import DataError, UsageError
 
 with warnings.catch_warnings():
@@ -277,3 +282,34 @@ def test_a_coco_file_without_images_is_refused(tmp_path: Path) -> None:
 def test_texts_become_one_line_that_utf_8_can_hold() -> None:
     assert squeeze(" a\r\n\tb\u00a0 c ") == "a b c"
     assert squeeze("half \ud83d pair \U0001f600") == "half \ufffd pair \U0001f600"
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["images", "annotations", "info", "licenses"]),
+        st.lists(_VALUES, max_size=4) | _VALUES,
+    ),
+    st.sampled_from([None, 1]),
+)
+def test_arrays_of_an_object_against_parsing_it_whole(content: dict[str, Any], indent: int | None) -> None:
+    wanted = ("images", "annotations")
+    stream = io.StringIO(json.dumps(content, indent=indent))
+    if all(isinstance(content.get(name, []), list) for name in wanted):
+        expected = [(name, item) for name, items in content.items() if name in wanted for item in items]
+        assert list(json_fields(stream, "x.json", wanted)) == expected
+    else:
+        with pytest.raises(DataError, match=r"x\.json: expected one of '\['"):
+            list(json_fields(stream, "x.json", wanted))
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"images": [1, 2', '{"images": [1] "a": 2}', '{"images": [1,]}'])
+def test_arrays_of_what_is_no_object_are_refused(text: str) -> None:
+    with pytest.raises(DataError, match=r"x\.json"):
+        list(json_fields(io.StringIO(text), "x.json", ("images",)))

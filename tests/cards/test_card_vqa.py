@@ -9,7 +9,7 @@ from card_checks import Prepared
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diptych.data.cards.base import LeftOut
+from diptych.data.cards.base import LeftOut, Unread
 from diptych.data.config import DataConfig
 from diptych.data.examples import expand
 from diptych.data.loader import evaluation_batches
@@ -181,6 +181,17 @@ def test_the_tree_of_uniperceiver_has_published_targets(tree: Prepared) -> None:
     assert tree.dataset.info["facts"]["answers"] == ["", "yes", "red", "2", "sign"]
     assert tree.dataset.info["facts"]["answers_from"] == "VQA/trainval_label2ans.pkl"
     tree.check()
+
+
+def test_the_questions_of_test_dev_alone_and_no_test_at_all(tmp_path: Path) -> None:
+    make(tmp_path, "uniperceiver")
+    layout = load_card("vqa-v2").layouts["uniperceiver"]
+    (tmp_path / "VQA/v2_OpenEnded_mscoco_test2015_questions.json").unlink()
+    found = [e.sample for e in layout.convert(tmp_path, {}) if isinstance(e, Unread)]
+    assert [sample.split for sample in found if sample.key.startswith(TEST)] == ["test_dev"]
+    (tmp_path / "VQA/v2_OpenEnded_mscoco_test-dev2015_questions.json").unlink()
+    found = [e.sample for e in layout.convert(tmp_path, {}) if isinstance(e, Unread)]
+    assert not any(sample.key.startswith(TEST) for sample in found)
 
 
 def test_annotations_win_over_published_targets(tmp_path: Path) -> None:

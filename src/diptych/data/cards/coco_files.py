@@ -19,7 +19,7 @@ BAD = "bad entry"
 KARPATHY = ("dataset_coco.json", "caption_datasets.zip@/dataset_coco.json")
 """Places of Karpathy's split of COCO."""
 KARPATHY_SPLITS = ("train", "restval", "val", "test")
-HOMEPAGE = "http://cocodataset.org"
+HOMEPAGE = "https://cocodataset.org"
 
 
 def squeeze(text: str) -> str:
