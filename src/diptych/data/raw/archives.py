@@ -15,7 +15,7 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO, cast
 
 from diptych.data.derived import FOLDER, cache_home, derived_file
@@ -30,6 +30,7 @@ from diptych.data.raw.refs import (
     ZipRef,
     read_range,
 )
+from diptych.data.raw.tars import members
 from diptych.errors import DataError
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -195,53 +196,32 @@ def clean_name(name: str) -> str:
     """Return a member's name as it is looked up: composed (NFC), without `./`; empty if it leads outside."""
     if "\0" in name or name.startswith("/"):
         return ""
-    path = PurePosixPath(name)
-    if ".." in path.parts or not path.parts:
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if ".." in parts:
         return ""
-    return unicodedata.normalize("NFC", str(path))
+    clean = "/".join(parts)
+    return clean if clean.isascii() else unicodedata.normalize("NFC", clean)
 
 
 def _list_tar(extent: Extent) -> Listing:
     found = Listing(lambda name, offset, size: TarRef(extent.path, name, offset, size), 2)
-    end = 0
-    with (
-        extent.open() as file,
-        tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar,
-    ):
-        while (info := tar.next()) is not None:
-            tar.members = []  # type: ignore[attr-defined]  # the list would grow with the tar
-            end = info.offset_data + (info.size if info.isreg() else 0)
-            name = clean_name(_tar_name(info.name))
+    with extent.open() as file:
+        for member in members(file):
+            name = clean_name(_western(member.name))
             if not name:
                 continue
-            if info.islnk():
-                found.add_link(name, clean_name(_tar_name(info.linkname)))
-            elif info.isreg() and info.sparse is not None:
-                found.add_bad(
-                    name, BadRef(f"{extent.name}@/{name}", "unreadable file", "a sparse file; unpack it")
-                )
-            elif info.isreg():
-                found.add(name, extent.start + info.offset_data, info.size)
-        _expect_end(file, end)
+            if member.link:
+                found.add_link(name, clean_name(_western(member.link)))
+            elif member.sparse:
+                why = "a sparse file; unpack the archive"
+                found.add_bad(name, BadRef(f"{extent.name}@/{name}", "unreadable file", why))
+            else:
+                found.add(name, extent.start + member.offset, member.size)
     return found
 
 
-def _expect_end(file: BinaryIO, end: int) -> None:
-    """`tarfile` takes a damaged header for the end of the archive; one really ends in zeros."""
-    file.seek(end + -end % _BLOCK)
-    if any(file.read(2 * _BLOCK)):
-        raise tarfile.ReadError(f"the header at byte {end + -end % _BLOCK} is damaged")
-
-
-def _tar_name(name: str) -> str:
-    """Return a name; what is not UTF-8 is taken for Western European (old archives do not say)."""
-    if name.isascii():
-        return name
-    raw = name.encode("utf-8", "surrogateescape")
-    return _western(raw)
-
-
 def _western(raw: bytes) -> str:
+    """Return a name; what is not UTF-8 is taken for Western European (old archives do not say)."""
     for encoding in ("utf-8", "cp1252"):
         try:
             return raw.decode(encoding)

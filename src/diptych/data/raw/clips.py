@@ -76,7 +76,7 @@ class ClipRef:
 
     def _cut(self, container: "InputContainer") -> bytes:
         video = first_video(container)
-        sound = container.streams.audio[0] if self.sound and container.streams.audio else None
+        sound = _sound_of(container) if self.sound else None
         copied = None
         if self.precision == "keyframe" and not self.fps and not self.short_side:
             copied = _copy(self, container, video, sound)
@@ -89,6 +89,11 @@ class ClipRef:
 def resample(source: Ref, fps: float | None = None, short_side: int | None = None) -> ClipRef:
     """Return a whole video with another frame rate or size, as a `ClipRef`."""
     return ClipRef(source, fps=fps, short_side=short_side)
+
+
+def _sound_of(container: "InputContainer") -> Any:
+    """Return the first sound track of a codec that FFmpeg knows, or None."""
+    return next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
 
 
 def _encode(clip: ClipRef, container: "InputContainer", video: "VideoStream", sound: Any) -> bytes:
