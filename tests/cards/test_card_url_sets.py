@@ -22,6 +22,7 @@ from diptych.data.acquire.job import fetch
 from diptych.data.acquire.options import NetOptions, PictureOptions
 from diptych.data.cards.base import LeftOut, Unread
 from diptych.data.cards.fetched import fetched
+from diptych.data.cards.fetched_own import Own
 from diptych.data.config import DataConfig
 from diptych.data.index import ShardDataset
 from diptych.data.loader import Loader
@@ -287,6 +288,24 @@ def test_our_own_shards_keep_keys_and_splits(tmp_path: Path) -> None:
     assert {s.key: s.captions for s in map(samples.read, range(7))} == captions(first)
     (tmp_path / "out/index.parquet").write_bytes(b"PAR1")
     assert found_in(tmp_path / "out")[0] == ("cc3m-000000.tar", "damaged shard")
+
+
+def test_what_our_own_folder_tells(tmp_path: Path) -> None:
+    assert Own.at(tmp_path) is None
+    prepared("cc3m", tmp_path)
+    own = Own.at(tmp_path / "out")
+    assert own is not None
+    assert own.splits("cc3m-000000.tar") == {
+        **{f"train_0000000{i}": "train" for i in (0, 1, 3, 5, 7)},
+        **{f"val_0000000{i}": "val" for i in (0, 1)},
+    }
+    assert list(own.failed("picture")) == []
+    (tmp_path / "out/rows.parquet").write_bytes(b"PAR1")
+    assert [problem.cause for problem in own.failed("picture")] == ["damaged shard"]
+    prepared("cc12m", tmp_path / "other")
+    other = Own.at(tmp_path / "other/out")
+    assert other is not None
+    assert other.splits("cc12m-000000.tar") == {"": "train"}
 
 
 class _Quiet(SimpleHTTPRequestHandler):

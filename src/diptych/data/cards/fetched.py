@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diptych.data.cards.base import LeftOut
-from diptych.data.index import INDEX, INFO
+from diptych.data.cards.fetched_own import Own
 from diptych.data.members import OWN_FIELDS, PICTURES, clean_key
 from diptych.data.raw.listed import squeeze
 from diptych.data.raw.refs import FileRef, Ref, TarRef
@@ -37,8 +37,6 @@ SPLITS = {
 
 DAMAGE = (OSError, EOFError, tarfile.TarError)
 """What a damaged shard raises."""
-ROWS = "rows.parquet"
-"""What became of each row of a list, beside the shards of `diptych data fetch`."""
 _LARGEST_SIDE = 1 << 24
 """Bytes of a JSON or text that are read, at most."""
 _SHARD_FOLDER = re.compile(r"\d{4,}")
@@ -87,7 +85,9 @@ def fetched(raw: Path, kind: str, *, held_out_first: bool = False) -> Iterator[F
     Raises:
         DataError: there is no shard.
     """
-    shards = [_Shard(raw, place, kind) for place in _shards(raw)]
+    places = list(_shards(raw))
+    owns = {folder: Own.at(folder) for folder in dict.fromkeys(place.parent for place in places)}
+    shards = [_Shard(raw, place, kind, owns[place.parent]) for place in places]
     if not shards:
         raise DataError(
             f"{raw}: no shards of a download tool: expected tars such as 00000.tar, or folders such as 00000/"
@@ -96,8 +96,9 @@ def fetched(raw: Path, kind: str, *, held_out_first: bool = False) -> Iterator[F
         shards.sort(key=lambda shard: shard.split == "train")
     for shard in shards:
         yield from shard.samples()
-    for folder in sorted({shard.place.parent for shard in shards if _is_ours(shard.place.parent)}):
-        yield from _failed_rows(folder / ROWS, kind)
+    for own in owns.values():
+        if own is not None:
+            yield from own.failed(kind)
 
 
 def _shards(raw: Path) -> Iterator[Path]:
@@ -118,13 +119,14 @@ class _Shard:
         raw: the folder of everything.
         place: the shard.
         kind: see `fetched`.
+        own: what is known of its folder, if `diptych data fetch` wrote it.
     """
 
-    def __init__(self, raw: Path, place: Path, kind: str) -> None:
+    def __init__(self, raw: Path, place: Path, kind: str, own: Own | None) -> None:
         self.place, self._kind = place, kind
         relative = place.relative_to(raw)
         self.name = relative.as_posix()
-        self._ours = _is_ours(place.parent)
+        self._own = own
         self._splits: dict[str, str] = {}
         words = re.split(r"[^a-z]+", self.name.lower())
         self.split = next((SPLITS[word] for word in words if word in SPLITS), "train")
@@ -133,8 +135,8 @@ class _Shard:
     def samples(self) -> Iterator[Fetched | LeftOut]:
         failed: set[str] = set()
         try:
-            if self._ours:
-                self._splits = _splits_of(self.place)
+            if self._own:
+                self._splits = self._own.splits(self.place.name)
             for group in _groups(self._entries()):
                 found = self._sample(group)
                 if isinstance(found, LeftOut):
@@ -178,7 +180,7 @@ class _Shard:
             return LeftOut("bad entry", key, f"{self.name}: expected an object in its JSON")
         text = group.texts.get("txt", b"").decode("utf-8", errors="replace")
         captions, side = _texts(side, text)
-        told = str(side.get("split") or self._splits.get(group.name, ""))
+        told = str(side.get("split") or self._splits.get(group.name) or self._splits.get("", ""))
         split = SPLITS.get(told, self.split)
         key = self._key(group.name, split)
         medium = next(
@@ -193,7 +195,7 @@ class _Shard:
 
     def _key(self, name: str, split: str) -> str:
         # Keys of our own datasets are unique over all splits.
-        return clean_key(name if self._ours else "_".join([split, *self._folder, name]))
+        return clean_key(name if self._own else "_".join([split, *self._folder, name]))
 
     def _reason(self, about: Mapping[str, Any]) -> str:
         status, error = about.get("status"), about.get("error_message")
@@ -216,37 +218,6 @@ class _Shard:
                     )
         except (OSError, pa.ArrowException) as error:
             yield LeftOut("damaged shard", path.name, str(error).splitlines()[0])
-
-
-def _is_ours(folder: Path) -> bool:
-    """Tell whether a folder is a dataset that `diptych data fetch` (or `prepare`) finished."""
-    return (folder / INFO).is_file() and (folder / INDEX).is_file()
-
-
-def _splits_of(shard: Path) -> dict[str, str]:
-    """Return key -> split of the samples in a shard of our own, which only the index tells."""
-    try:
-        table = pq.read_table(
-            shard.with_name(INDEX), columns=["key", "split"], filters=[("shard", "=", shard.name)]
-        )
-    except pa.ArrowException as error:
-        raise OSError(f"{INDEX} beside it cannot be read: {error}") from error
-    return dict(zip(table["key"].to_pylist(), table["split"].to_pylist(), strict=True))
-
-
-def _failed_rows(path: Path, kind: str) -> Iterator[LeftOut]:
-    """Yield the rows that `diptych data fetch` could not fetch."""
-    if not path.is_file():
-        return
-    columns = ["key", "status", "cause", "detail", "url"]
-    with pq.ParquetFile(path) as file:
-        if not set(columns) <= set(file.schema_arrow.names):
-            return
-        for batch in file.iter_batches(columns=columns):
-            for row in batch.to_pylist():
-                if row["status"] != "success":
-                    why = ": ".join(part for part in (row["cause"], row["detail"]) if part)
-                    yield LeftOut(f"missing {kind}", row["key"], f"{why} {row['url']}".strip())
 
 
 def _is_side(name: str) -> bool:
