@@ -174,6 +174,9 @@ def disturbed_on_ray(out: Path, kills: int, seed: int) -> dict[str, int]:
 
     reference, folder, pids = out / "reference", out / "ray", out / "pids"
     prepare(slow_card(), None, reference, shard_size=SHARD_SIZE)
+    here = Path.cwd()
+    # Names that the driver gives are relative, and Ray's processes have another working folder.
+    os.chdir(out)
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     chance, done = random.Random(seed), {"driver": 0, "worker": 0, "runs": 0}
@@ -181,7 +184,10 @@ def disturbed_on_ray(out: Path, kills: int, seed: int) -> dict[str, int]:
     while status != 0:
         done["runs"] += 1
         with subprocess.Popen(
-            [sys.executable, "-c", ON_RAY, str(folder), str(pids)], stdout=subprocess.PIPE, env=environment
+            [sys.executable, "-c", ON_RAY, os.path.relpath(folder, here), str(pids)],
+            stdout=subprocess.PIPE,
+            env=environment,
+            cwd=here,
         ) as driver:
             assert driver.stdout is not None
             while any(driver.stdout.readline() for _ in range(chance.randrange(1, 6))):

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from toy_card import BAD, toy_card, toy_sample, tree
+from toy_card import BAD, png, toy_card, toy_sample, tree
 
-from diptych.data.cards.base import Source, Split
+from diptych.data.cards.base import Source, Split, Unread
 from diptych.data.index import ShardDataset
 from diptych.data.prepare import load_card, prepare
+from diptych.data.raw.refs import FileRef
 from diptych.data.sample import Sample
 from diptych.data.workspace import Workspace
 from diptych.errors import DataError, UsageError
@@ -246,6 +247,17 @@ def test_a_damaged_finished_shard_is_made_again(tmp_path: Path) -> None:
     prepare(card, None, tmp_path / "fresh", shard_size=7)
     assert summary.resumed == 1
     assert tree(tmp_path / "out") == tree(tmp_path / "fresh")
+
+
+def test_media_may_be_there_and_in_raw_files(tmp_path: Path) -> None:
+    (tmp_path / "b.png").write_bytes(png(2))
+    sample = Sample("k", {"0.png": png(1)}, ("c",))
+    card = toy_card(
+        convert=lambda raw, options: iter([Unread(sample, {"1.png": FileRef(tmp_path / "b.png")})]), splits={}
+    )
+    prepare(card, None, tmp_path / "out")
+    stored = ShardDataset.open(tmp_path / "out").select().read(0)
+    assert dict(stored.media) == {"0.png": png(1), "1.png": png(2)}
 
 
 def test_two_preparations_at_once(tmp_path: Path) -> None:

@@ -93,6 +93,9 @@ def prepare(
         DataError: missing raw files, `out` holds something else, defects of the card, a full disk, worker
             processes that die again and again.
     """
+    if engine != "local":
+        # Processes elsewhere have other working folders.
+        raw, out = raw and raw.absolute(), out.absolute()
     shard_size = card.shard_size if shard_size is None else shard_size
     form = _form(card, layout)
     wanted = _identity(card, layout, raw, dict(options or {}), shard_size)

@@ -25,6 +25,7 @@ from diptych.errors import DataError
 
 STATE = "state.json"
 LOCK = "lock"
+_PART = re.compile(r".*-(?P<number>\d+)\.tar\.parquet")
 
 
 @dataclass(frozen=True)
@@ -130,15 +131,17 @@ class Workspace:
         if part.shard is None:
             return True
         with suppress(OSError):
-            return (self.out / part.shard["file"]).stat().st_size == part.shard["bytes"]
+            return bool((self.out / part.shard["file"]).stat().st_size == part.shard["bytes"])
         return False
 
     def drop_from(self, number: int) -> None:
         """Delete what there is of chunks from `number` on: the raw files have become fewer."""
-        for part in self.load().values():
-            if part.number >= number:
-                part.path.unlink()
-        self._tidy()
+        named = [(path, _PART.fullmatch(path.name)) for path in self.folder.glob("*.parquet")]
+        surplus = [path for path, name in named if name and int(name["number"]) >= number]
+        for path in surplus:
+            path.unlink()
+        if surplus:
+            self._tidy()
 
     def _tidy(self) -> None:
         """Delete what a killed run left behind: files that are not complete, shards without their part."""

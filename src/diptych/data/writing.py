@@ -105,7 +105,8 @@ def _write(writer: ShardWriter, item: Sample | Unread, tally: Tally) -> None:
 def _read(item: Sample | Unread) -> Sample:
     if isinstance(item, Sample):
         return item
-    return replace(item.sample, media={name: ref.read() for name, ref in item.refs.items()})
+    read = {name: ref.read() for name, ref in item.refs.items()}
+    return replace(item.sample, media={**item.sample.media, **read})
 
 
 def _write_part(job: ChunkJob, shard: FinishedShard | None, tally: Tally, tag: str) -> None:
