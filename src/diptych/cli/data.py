@@ -8,6 +8,7 @@ import typer
 
 from diptych.cli.common import console, progress
 from diptych.cli.fetch import fetch
+from diptych.cli.quality import DatasetArgument, report, verify
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,12 +24,6 @@ CardArgument = Annotated[
     str,
     typer.Argument(
         metavar="CARD", help="Name of a dataset card, see `diptych data list`.", show_default=False
-    ),
-]
-DatasetArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="DIR", help="A prepared dataset, a folder of WebDataset tars, or one tar.", show_default=False
     ),
 ]
 
@@ -133,22 +128,6 @@ def miniature(
     typer.echo(f"  diptych data prepare {card} --raw {out} --out DIR{named}")
 
 
-def verify(dataset: DatasetArgument) -> None:
-    """Check every byte of a dataset; names each damaged file and sample (exit status 1)."""
-    from diptych.data.verify import verify as run
-
-    with progress(f"checking {dataset}") as bar:
-        verdict = run(dataset, bar.update)
-    for damage in verdict.damages:
-        typer.echo(f"damaged: {damage}")
-    what = f"{verdict.samples} samples in {verdict.shards} shards ({_size(verdict.bytes)})"
-    if verdict.sound:
-        typer.echo(f"{dataset}: {what}, all as written")
-        return
-    typer.echo(f"{dataset}: {what}, {len(verdict.damages)} damages found", err=True)
-    raise typer.Exit(1)
-
-
 def query(
     dataset: DatasetArgument,
     sql: Annotated[
@@ -176,20 +155,6 @@ def query(
         rows = selection.rows[: min(limit, FIRST_ROWS)]
         columns = [name for name in of_interest(opened.columns) if name != "sha256"]
         _print_table(opened.take(columns, rows), limit)
-
-
-def report(
-    dataset: DatasetArgument,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Page to write; default: report.html in the dataset.", show_default=False),
-    ] = None,
-) -> None:
-    """Write a page with counts, distributions and examples of a dataset."""
-    from diptych.report.data import write_data_report
-
-    default = dataset / "report.html" if dataset.is_dir() else dataset.with_suffix(".html")
-    typer.echo(write_data_report(dataset, out or default))
 
 
 def _options(given: list[str]) -> dict[str, str]:
@@ -267,14 +232,6 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.4g} {unit}"
-        count /= 1000
-    return f"{count:.4g} TB"
 
 
 def _wrap(text: str, width: int, *, initial_indent: str = "", subsequent_indent: str = "") -> list[str]:

@@ -1,37 +1,22 @@
-"""Checking a dataset byte by byte, without decoding it."""
+"""Checking a dataset byte by byte, its texts, and on request whether its media can be decoded."""
 
-import tarfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from diptych.data.addresses import as_url
 from diptych.data.columns import file_hash
+from diptych.data.engines import Task, make_engine
 from diptych.data.files import PARTIAL
 from diptych.data.index import INDEX, ShardDataset
-from diptych.data.members import media_hash, unpack
 from diptych.data.places import PLACES
+from diptych.data.verify_shard import Damage, ShardFindings, ShardJob, check_shard
+from diptych.data.verify_texts import MAX_LETTERS, Found, TextTally, by_index
 from diptych.errors import DataError
 
-BLOCK = tarfile.BLOCKSIZE
-
-
-@dataclass(frozen=True)
-class Damage:
-    """Something that is not as it was written."""
-
-    file: str
-    key: str
-    """The sample, or empty where no single sample is concerned."""
-    problem: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.key}: {self.problem}" if self.key else f"{self.file}: {self.problem}"
+__all__ = ["Damage", "Verdict", "verify"]
 
 
 @dataclass(frozen=True)
@@ -42,42 +27,69 @@ class Verdict:
     shards: int
     bytes: int
     damages: list[Damage] = field(default_factory=list)
+    undecodable: Found = field(default_factory=Found)
+    """Media that cannot be decoded, by cause."""
+    dangling: Found = field(default_factory=Found)
+    """Texts that lead nowhere, by cause; nothing that keeps a run from starting."""
 
     @property
     def sound(self) -> bool:
-        """Nothing is wrong."""
-        return not self.damages
+        """Nothing is damaged, and all that was decoded could be."""
+        return not self.damages and not self.undecodable
 
 
-def verify(path: Path, progress: Callable[[int, int], None] | None = None) -> Verdict:
-    """Check sizes, hashes, headers and counts of a dataset, and every sample of the shards that differ.
+def verify(
+    path: Path,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    decode: bool = False,
+    workers: int | None = 1,
+    max_letters: int = MAX_LETTERS,
+) -> Verdict:
+    """Check sizes, hashes, headers, counts and texts of a dataset, and every sample of shards that differ.
 
     Args:
         path: prepared dataset, folder of tars, or tar. Plain tars are compared with the index made on
             first use.
         progress: called with the bytes checked so far and their sum.
+        decode: decode every picture, and the first and last frame of every video.
+        workers: shards that are checked at a time; None: one for each core.
+        max_letters: captions with more are told.
 
     Raises:
-        DataError: there is no dataset.
+        DataError: there is no dataset, or processes die again and again of the same shard.
+        UsageError: `workers` is below 1.
     """
     if as_url(path) and not path.exists():
         raise DataError(f"{as_url(path)}: only files on this machine can be verified; copy the dataset first")
     dataset = ShardDataset.open(path)
-    shards = dataset.info["shards"]
-    total = sum(int(shard["bytes"]) for shard in shards)
     damages = _check_index(dataset)
     # A damaged index cannot tell which sample of a shard is wrong; the shards' own hashes are left.
     trusted = not damages
     if trusted:
         damages += _check_whole(dataset)
     damages += _check_places(dataset)
-    done = 0
-    for shard in shards:
-        damages += _check_shard(dataset, shard, trusted=trusted)
-        done += int(shard["bytes"])
+    shards = {str(shard["file"]): shard for shard in dataset.info["shards"]}
+    tasks = (
+        Task(name, ShardJob(dataset, shard, trusted, decode, max_letters), int(shard["samples"]))
+        for name, shard in shards.items()
+    )
+    total, done = sum(int(shard["bytes"]) for shard in shards.values()), 0
+    found: dict[str, ShardFindings] = {}
+    for name, findings in make_engine("local", workers).run(check_shard, tasks):
+        found[name] = findings
+        done += int(shards[name]["bytes"])
         if progress:
             progress(done, total)
-    return Verdict(dataset.size, len(shards), total, damages)
+    texts, undecodable = TextTally(max_letters), Found()
+    # Workers finish in any order; what is told is in that of the shards.
+    for name in shards:
+        damages += found[name].damages
+        undecodable.merge(found[name].undecodable)
+        texts.merge(found[name].texts)
+    dangling = by_index(dataset) if trusted else Found()
+    dangling.merge(texts.conclude())
+    return Verdict(dataset.size, len(shards), total, damages, undecodable, dangling)
 
 
 def _check_index(dataset: ShardDataset) -> list[Damage]:
@@ -114,90 +126,3 @@ def _check_whole(dataset: ShardDataset) -> Iterator[Damage]:
                 yield Damage(
                     INDEX, "", f"split '{name}' has {found} samples, dataset.json says {split['count']}"
                 )
-
-
-def _check_shard(dataset: ShardDataset, shard: dict[str, Any], *, trusted: bool) -> list[Damage]:
-    file = str(shard["file"])
-    path = dataset.root / file
-    try:
-        size, same = path.stat().st_size, file_hash(path) == shard["sha256"]
-    except OSError as error:
-        return [Damage(file, "", f"cannot be read: {error.strerror}; prepare the dataset again")]
-    found = (
-        []
-        if size == shard["bytes"]
-        else [Damage(file, "", f"has {size} bytes, {shard['bytes']} were written")]
-    )
-    samples = _check_samples(dataset, shard, whole=not same) if trusted else []
-    if not same and not found and not samples:
-        where = "but no sample does: its end is damaged" if trusted else "in which sample is unknown"
-        found.append(Damage(file, "", f"differs from what was written (SHA-256), {where}"))
-    return found + samples
-
-
-def _check_samples(dataset: ShardDataset, shard: dict[str, Any], *, whole: bool) -> list[Damage]:
-    file = str(shard["file"])
-    rows = dataset.select(where="shard = '" + file.replace("'", "''") + "'").rows
-    found: list[Damage] = []
-    if len(rows) != shard["samples"]:
-        found.append(
-            Damage(file, "", f"has {len(rows)} samples in the index, {shard['samples']} in dataset.json")
-        )
-    for row in _rows(dataset, rows):
-        found += _check_sample(dataset, file, row, whole=whole)
-    return found
-
-
-def _rows(dataset: ShardDataset, rows: np.ndarray) -> Iterator[dict[str, Any]]:
-    columns = ["key", "sha256", "sample_offset", "sample_size", "crc32"]
-    columns += [f"{name}_{what}" for name in dataset.extensions for what in ("offset", "size")]
-    for piece in dataset.take(columns, rows).to_batches(max_chunksize=1000):
-        yield from piece.to_pylist()
-
-
-def _check_sample(dataset: ShardDataset, file: str, row: dict[str, Any], *, whole: bool) -> Iterator[Damage]:
-    """Compare the headers of a sample with the index; with `whole`, its content too."""
-    key, start, size = row["key"], row["sample_offset"], row["sample_size"]
-    places = {
-        name: (row[f"{name}_offset"], row[f"{name}_size"])
-        for name in dataset.extensions
-        if row[f"{name}_offset"] is not None
-    }
-    for name, (offset, length) in places.items():
-        problem = _check_header(dataset.read_bytes(file, offset - BLOCK, BLOCK), f"{key}.{name}", length)
-        if problem:
-            yield Damage(file, key, f"{name}: {problem}")
-    if not whole:
-        return
-    block = dataset.read_bytes(file, start, size)
-    if len(block) < size:
-        yield Damage(file, key, f"is cut off: {max(len(block), 0)} of {size} bytes are there")
-    elif zlib.crc32(block) != row["crc32"]:
-        members = {name: block[o - start : o - start + n] for name, (o, n) in places.items()}
-        yield Damage(file, key, _what_differs(key, members, row["sha256"]))
-
-
-def _check_header(header: bytes, name: str, size: int) -> str:
-    if len(header) < BLOCK:
-        return "its header is cut off"
-    try:
-        info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-    except tarfile.HeaderError as error:
-        return f"its header is damaged ({error})"
-    # A name beyond the header's field stands in an extended header before it; the field keeps its start.
-    fits = name.lower() == info.name.lower() or (
-        len(name) > 99 and name.lower().startswith(info.name.lower())
-    )
-    if not fits or info.size != size:
-        return f"its header says '{info.name}' with {info.size} bytes, the index '{name}' with {size}"
-    return ""
-
-
-def _what_differs(key: str, members: dict[str, bytes], sha256: str) -> str:
-    try:
-        sample = unpack(key, members)
-    except ValueError as error:
-        return f"its JSON is damaged ({error})"
-    if media_hash(sample.media) != sha256:
-        return "its media are damaged (SHA-256 differs from the index)"
-    return "its texts, headers or padding are damaged (CRC-32 differs from the index)"
