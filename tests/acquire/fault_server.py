@@ -38,15 +38,15 @@ class FaultServer:
                 path = head.split(" ", 2)[1]
                 self.gets[path] += 1
                 self.agents |= {line[12:] for line in head.split("\r\n") if line.startswith("User-Agent: ")}
-                self._now += 1
-                self.at_once = max(self.at_once, self._now)
-                try:
-                    if self.delay:
-                        await asyncio.sleep(self.delay)
-                    await self._answer(path, writer)
-                finally:
-                    self._now -= 1
+                await self._wait()
+                await self._answer(path, writer)
         writer.close()
+
+    async def _wait(self) -> None:
+        self._now += 1
+        self.at_once = max(self.at_once, self._now)
+        await asyncio.sleep(self.delay)
+        self._now -= 1
 
     async def _answer(self, path: str, writer: asyncio.StreamWriter) -> None:
         kind, _, rest = path.strip("/").partition("/")
