@@ -55,7 +55,8 @@ CARD = Card(
         Source(LIST_12M, "the homepage (`address TAB caption`, no header)", alternatives=(f"{LIST_12M}.gz",)),
         Source(
             "train_image",
-            "fetched: `train_image/00000012.jpg`, the number of the line counted from 0 with 8 digits",
+            "what was fetched: `train_image/00000012.jpg`, the number of the line counted from 0 with 8 "
+            "digits",
             alternatives=("train_image.zip", "train_image.tar"),
         ),
     ),
@@ -75,7 +76,7 @@ CARD = Card(
             convert_tree,
             (
                 Source("c12m/train_available.json", "Uni-Perceiver", alternatives=("c12m/train.json",)),
-                Source("c12m/train_image", "fetched", alternatives=("c12m/train_image.zip",)),
+                Source("c12m/train_image", "what was fetched", alternatives=("c12m/train_image.zip",)),
             ),
         ),
     },

@@ -68,12 +68,13 @@ CARD = Card(
         Source(VAL_3M, "the homepage", required=False, alternatives=OTHER_3M["val"]),
         Source(
             "train_image",
-            "fetched: `train_image/00000012.jpg`, the number of the line counted from 0 with 8 digits",
+            "what was fetched: `train_image/00000012.jpg`, the number of the line counted from 0 with 8 "
+            "digits",
             alternatives=("train_image.zip", "train_image.tar"),
         ),
         Source(
             "val_image",
-            "fetched, in the same way",
+            "what was fetched, in the same way",
             required=False,
             alternatives=("val_image.zip", "val_image.tar"),
         ),
@@ -101,8 +102,8 @@ CARD = Card(
             (
                 Source("cc3m/train_spacy.json", "Uni-Perceiver", alternatives=("cc3m/train.json",)),
                 Source("cc3m/val_spacy.json", "Uni-Perceiver", False, ("cc3m/val.json",)),
-                Source("cc3m/train_image", "fetched", alternatives=("cc3m/train_image.zip",)),
-                Source("cc3m/val_image", "fetched", False, ("cc3m/val_image.zip",)),
+                Source("cc3m/train_image", "what was fetched", alternatives=("cc3m/train_image.zip",)),
+                Source("cc3m/val_image", "what was fetched", False, ("cc3m/val_image.zip",)),
             ),
         ),
     },

@@ -213,7 +213,8 @@ CARD = Card(
         ),
         Source(
             "clips",
-            "fetched: `clips/<YoutubeID>_<start>_<end>.mp4` with `_`, `-`, `.` or nothing for the `:` of "
+            "what was fetched: `clips/<YoutubeID>_<start>_<end>.mp4` with `_`, `-`, `.` or nothing for "
+            "the `:` of "
             "the times; "
             "or whole videos, `videos/<YoutubeID>.mp4` (also webm, mkv), from which the clips are cut",
             alternatives=FOLDERS[1:],

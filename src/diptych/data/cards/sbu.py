@@ -216,7 +216,7 @@ CARD = Card(
             f"the homepage (holds `dataset/{URLS}` and `dataset/{CAPTIONS}`); or the later `{JSON}`",
             alternatives=(URLS, f"dataset/{URLS}", f"*/{URLS}", JSON, f"{JSON}.gz"),
         ),
-        Source("images", "fetched: named like the end of the address", alternatives=FOLDERS[1:]),
+        Source("images", "what was fetched: named like the end of the address", alternatives=FOLDERS[1:]),
     ),
     options=OPTIONS,
     citation=(
@@ -239,7 +239,7 @@ CARD = Card(
                     "Uni-Perceiver's converter",
                     alternatives=tuple(_PLACES[1:]),
                 ),
-                Source("sbucaption/images", "fetched", alternatives=("sbucaption/images.zip",)),
+                Source("sbucaption/images", "what was fetched", alternatives=("sbucaption/images.zip",)),
             ),
         ),
     },

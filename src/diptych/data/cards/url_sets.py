@@ -23,7 +23,8 @@ COLUMNS_OPTION = {
 }
 FETCHED = Source(
     "*.tar",
-    "the output folder of `diptych data fetch`, img2dataset or video2dataset",
+    "the output folder of `diptych data fetch RAW --form CARD` (RAW has the list), img2dataset or "
+    "video2dataset",
     alternatives=("*/*.tar", "*/*/*.tar", "0*"),
 )
 FETCHED_TEXT = (

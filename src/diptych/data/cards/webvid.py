@@ -127,7 +127,7 @@ CARD = Card(
         Source(WEBVID["2M"][1], "the owners", required=False, alternatives=(WEBVID["10M"][1],)),
         Source(
             "videos",
-            "fetched: `videos/<page_dir>/<videoid>.mp4`, or `videos/<videoid>.mp4`",
+            "what was fetched: `videos/<page_dir>/<videoid>.mp4`, or `videos/<videoid>.mp4`",
             alternatives=FOLDERS[1:],
         ),
     ),

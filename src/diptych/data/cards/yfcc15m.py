@@ -174,7 +174,8 @@ CARD = Card(
         ),
         Source(
             "images",
-            "fetched: `images/abc/def/<hash>.jpg` as in the public bucket, or flat by hash or photo id",
+            "what was fetched: `images/abc/def/<hash>.jpg` as in the public bucket, or flat by hash or "
+            "photo id",
             alternatives=FOLDERS[1:],
         ),
     ),
