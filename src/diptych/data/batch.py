@@ -29,9 +29,9 @@ class Batch:
     texts: list[str] | None = None
     """The caption chosen for each sample."""
     text_ids: Tensor | None = None
-    """[B, L] int64, padded on the right."""
+    """[B, L] int64, padded on the right; [B, G, L] with G captions a picture (`data.text.per_picture`)."""
     text_mask: Tensor | None = None
-    """[B, L] bool, True at real tokens."""
+    """[B, L] or [B, G, L] bool, True at real tokens."""
     packed: "PackedTexts | None" = None
     """The same texts, several in a sequence (`data.loader.pack`); `take` drops it."""
     sources: Tensor | None = None

@@ -23,14 +23,30 @@ def parse_colour(text: str) -> tuple[int, int, int]:
 
 
 class ImageConfig(Section):
-    """How a picture becomes `size` x `size` pixels (per sample, in the loader)."""
+    """How a picture becomes `size` x `size` pixels, or fits into a frame (per sample, in the loader)."""
 
     size: int = Field(224, ge=1, description="Side of the pictures in pixels; the system's must be the same.")
-    resize: Literal["squash", "crop", "random_crop", "pad"] = Field(
+    resize: Literal["squash", "crop", "random_crop", "pad", "fit"] = Field(
         "squash",
         description="`squash`: to the square, ignoring the aspect ratio; `crop`: the central square; "
         "`random_crop`: a random part (evaluation: `squash`, as published); `pad`: the whole picture with "
-        "bars of `background`.",
+        "bars of `background`; `fit`: the whole picture in its own shape, within `long` and `short`, for "
+        "systems that take pictures of any size.",
+    )
+    long: int = Field(1000, ge=1, description="`fit`: longest side in pixels.")
+    short: int = Field(600, ge=1, description="`fit`: shorter side in pixels at most.")
+    train_long: int = Field(0, ge=0, description="`fit`: the longest side in training; 0: `long`.")
+    train_short: tuple[int, int] | None = Field(
+        None,
+        description="`fit`: in training the limit of the shorter side is drawn between these two, both "
+        "included; none: `short`.",
+    )
+    multiple: int = Field(
+        32, ge=1, description="`fit`: sides of a batch are multiples of so many pixels (padded)."
+    )
+    interpolation: Literal["bicubic", "opencv"] = Field(
+        "bicubic",
+        description="`fit`: smoothed bicubic, or bilinear to the bit as OpenCV does it (published SOHO).",
     )
     scale: tuple[float, float] = Field(
         (0.5, 1.0), description="`random_crop`: smallest and largest share of the picture's area."
@@ -58,6 +74,8 @@ class ImageConfig(Section):
     def _ranges(self) -> Self:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale: expected 0 < smallest <= largest <= 1, got {self.scale}")
+        if self.train_short is not None and not 0 < self.train_short[0] <= self.train_short[1]:
+            raise ValueError(f"train_short: expected 0 < smallest <= largest, got {self.train_short}")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"ratio: expected 0 < smallest <= largest, got {self.ratio}")
         return self
@@ -80,6 +98,12 @@ class TextConfig(Section):
     )
     pick: Literal["first", "random"] = Field(
         "first", description="Which caption of a sample a training batch shows. Evaluation sees all of them."
+    )
+    per_picture: int = Field(
+        1,
+        ge=1,
+        description="Captions that a training batch shows of each picture; pictures with fewer show some of "
+        "them again. With `pick=random` they are drawn, each once before any comes twice.",
     )
     clean: Literal["none", "caption", "question"] = Field(
         "none", description="Cleaning before tokenisation: the published rules for captions or for questions."
@@ -141,6 +165,13 @@ class LoaderConfig(Section):
         ge=1,
         description="Samples that are sorted by cost, or packed, together and then cut into batches.",
     )
+    bucket: Literal["none", "aspect", "shape", "published"] = Field(
+        "none",
+        description="Which pictures share a batch (for `image.resize=fit`). `aspect`: upright and lying "
+        "ones never do; `shape`: those of similar shape do, so that little is padded, as far as "
+        "`budget_window` samples allow. `published`: upright and lying ones apart, in the very order of "
+        "SOHO's sampler, which depends on the number of ranks.",
+    )
     pack: bool = Field(
         False,
         description="Put several short texts into one sequence of `text.max_tokens`; `batch_size` then "
@@ -153,6 +184,13 @@ class LoaderConfig(Section):
             raise ValueError(
                 f"block_size: {self.block_size} together with group_size = {self.group_size}: blocks keep "
                 "the order of the index, groups need all of it; set one of them to 0 or 1"
+            )
+        others = {"group_size": self.group_size > 1, "budget": self.budget, "pack": self.pack}
+        clash = [name for name, there in others.items() if there and self.bucket != "none"]
+        if clash or (self.bucket == "published" and self.block_size):
+            raise ValueError(
+                f"bucket: {self.bucket} decides which samples share a batch, and so does "
+                f"{(clash or ['block_size'])[0]}; use one of them"
             )
         if self.group_size > 1 and (self.budget or self.pack):
             name = "pack" if self.pack else "budget"

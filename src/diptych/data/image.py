@@ -19,6 +19,7 @@ from torch import Tensor
 
 from diptych.data.config import ImageConfig, parse_colour
 from diptych.data.decode import JpegDecoder, Pixels, jpeg_header, orientation
+from diptych.data.fit import fit_size, limits, resize_like_opencv
 from diptych.errors import DataError
 
 Picture = Pixels | Image.Image
@@ -197,6 +198,34 @@ def square_into(
     resize_into(out, picture[top:bottom, left:right])
 
 
+def fit_into(
+    out: Pixels, picture: Picture, config: ImageConfig, draw: float | None = None
+) -> tuple[int, int]:
+    """Write a picture in its own shape into the upper left of `out` [H, W, 3 or 4]; return height and width.
+
+    What is right of it and below stays as it was.
+
+    Args:
+        out: a frame that holds it (`fit.frame_side`).
+        picture: three or four channels.
+        config: the limits, and how to resize.
+        draw: in 0..1, chooses the limits of training; None: evaluation.
+    """
+    pixels = np.asarray(picture)
+    width, height = fit_size(pixels.shape[1], pixels.shape[0], *limits(config, draw))
+    place = out[:height, :width]
+    if pixels.shape[2] < place.shape[2]:
+        place[..., 3] = 255
+        place = place[..., :3]
+    if config.interpolation == "opencv":
+        place[:] = resize_like_opencv(pixels, width, height)
+    elif isinstance(picture, Image.Image):
+        place[:] = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+    else:
+        resize_into(place, picture)
+    return height, width
+
+
 def resize_into(out: Pixels, pixels: Pixels) -> None:
     """Resize [H, W, 3] uint8 to the size of `out`, and into it: bicubic, antialiased when it gets smaller."""
     target = out if out.flags.c_contiguous else np.empty(out.shape, dtype=np.uint8)
@@ -265,8 +294,11 @@ def random_box(
     return left, top, left + w, top + h
 
 
-def smallest_side(config: ImageConfig) -> int:
-    """Return the `reduce_to` that leaves every part the loader may cut out large enough."""
+def smallest_side(config: ImageConfig) -> int | None:
+    """Return the `reduce_to` that leaves every part the loader may cut out large enough; None: none does."""
+    if config.resize == "fit":
+        largest = config.short if config.train_short is None else max(config.short, config.train_short[1])
+        return largest if config.interpolation == "bicubic" else None
     if config.resize != "random_crop":
         return config.size
     return math.ceil(

@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from diptych.data.batch import Batch
 from diptych.data.cache import Originals, PictureTable
 from diptych.data.config import DataConfig
 from diptych.data.decode import JpegDecoder, Pixels
+from diptych.data.fit import frame_side, padded
 from diptych.data.image import (
     CROP_DRAWS,
     Picture,
     PictureError,
     decode_fast,
+    fit_into,
     lay_on,
     mirror,
     open_image,
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from diptych.data.selection import Selection
 
 _CAPTION = 1
-"""Column of the draws of a sample that chooses the caption; the others: flip and crop of each picture."""
+"""Column of the draws of a sample that chooses captions; the others: flip and crop of each picture."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,13 @@ class Piece:
     match_ids: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     sequences: list[list[int]] = field(default_factory=list)
-    """Token ids of each, without padding; empty without a tokenizer."""
+    """Token ids of each caption shown, without padding; empty without a tokenizer."""
     captions: list[tuple[str, ...]] = field(default_factory=list)
     """All captions of each (evaluation)."""
     entries: list[dict[str, Any] | None] = field(default_factory=list)
     """The question or statement of each; None for samples."""
+    sizes: list[list[tuple[int, int]]] = field(default_factory=list)
+    """Height and width of the picture(s) of each in their frames; empty where all fill them."""
     bad: list[Bad] = field(default_factory=list)
 
     def add(self, other: "Piece", start: int) -> None:
@@ -85,6 +90,7 @@ class Piece:
         self.sequences += other.sequences
         self.captions += other.captions
         self.entries += other.entries
+        self.sizes += other.sizes
         self.bad += other.bad
 
 
@@ -122,7 +128,9 @@ class SampleReader:
         self._config, self._tokenizer = config, tokenizer
         self._seed, self._training, self._labels = seed, training, list(labels)
         self._crops = training and config.image.resize == "random_crop"
-        size, channels = config.image.size, 4 if training and config.augment.keeps_opacity else 3
+        self._fits = config.image.resize == "fit"
+        size = frame_side(config.image) if self._fits else config.image.size
+        channels = 4 if training and config.augment.keeps_opacity else 3
         pair = [selection.kind == "statements" for selection in sources]
         if any(pair) and not all(pair):
             raise ConfigError("data.sources: rows with one picture and rows with two do not mix in a run")
@@ -139,6 +147,7 @@ class SampleReader:
                 decoder,
                 budget=budget * len(selection) // max(total, 1),
                 crops=self._crops,
+                training=training,
                 needs_text=tokenizer is not None,
             )
             for selection in sources
@@ -158,27 +167,34 @@ class SampleReader:
             out: as many rows as samples of `shape`, or None where that is None. A sample of a source without
                 pictures beside samples of others with pictures gets a black one.
         """
-        own = 1 + (CROP_DRAWS if self._crops else 0)
+        own = 1 + (CROP_DRAWS if self._crops else 1 if self._fits else 0)
         draws = uniforms(self._seed, drawn.positions, 1 + self._pictures * own)
         pictures = np.delete(draws, _CAPTION, axis=1).reshape(-1, self._pictures, own)
         flips = pictures[..., 0] < (self._config.image.flip if self._training else 0.0)
         piece = Piece()
-        shown: list[tuple[Texts, int]] = []
+        shown: list[tuple[Texts, list[int]]] = []
         samples = zip(drawn.sources.tolist(), drawn.rows.tolist(), strict=True)
         for i, (source, row) in enumerate(samples):
             place = None if out is None else out[len(piece.kept)]
-            found = self._sources[source].read(row, place, pictures[i, :, 1:])
+            sizes: list[tuple[int, int]] = []
+            found = self._sources[source].read(row, place, pictures[i, :, 1:], sizes)
             if isinstance(found, Bad):
                 piece.bad.append(found)
                 continue
             piece.kept.append(i)
+            if self._fits:
+                piece.sizes.append(sizes)
             shown.append((found, self._tell(piece, found, float(draws[i, _CAPTION]))))
             if place is not None and flips[i].any() and self._may_mirror(piece.texts[-1], found.entry):
                 for picture in np.flatnonzero(flips[i]).tolist():
-                    mirror(place if self._pictures == 1 else place[picture])
+                    shows = place if self._pictures == 1 else place[picture]
+                    height, width = sizes[picture] if self._fits else shows.shape[:2]
+                    mirror(shows[:height, :width])
         if self._tokenizer is not None:
             # Not between the pictures, which push the tokenizer's tables out of the processor's cache.
-            piece.sequences = [self._sequence(self._tokenizer, *one) for one in shown]
+            piece.sequences = [
+                self._sequence(self._tokenizer, texts, number) for texts, chosen in shown for number in chosen
+            ]
         return piece
 
     def _may_mirror(self, text: str, entry: dict[str, Any] | None) -> bool:
@@ -188,17 +204,30 @@ class SampleReader:
         told = " ".join([text, *_texts_of(entry)]).lower()
         return not any(word.lower() in told for word in words)
 
-    def _tell(self, piece: Piece, texts: Texts, draw: float) -> int:
-        """Note what a sample shows besides its pictures; return the number of its caption."""
-        random = self._training and self._config.text.pick == "random"
-        caption = int(draw * len(texts.captions)) if random else 0
+    def _tell(self, piece: Piece, texts: Texts, draw: float) -> list[int]:
+        """Note what a sample shows besides its pictures; return the numbers of its captions."""
+        chosen = self._choose(len(texts.captions), draw)
+        caption = chosen[0]
         piece.keys.append(texts.key)
         piece.match_ids.append(texts.match_id)
         piece.texts.append(texts.captions[caption] if texts.captions else "")
         piece.entries.append(texts.entry)
         if not self._training:
             piece.captions.append(texts.captions)
-        return caption
+        return chosen
+
+    def _choose(self, count: int, draw: float) -> list[int]:
+        """Return which of `count` captions a batch shows, one or, in training, `text.per_picture`."""
+        random = self._training and self._config.text.pick == "random"
+        wanted = self._config.text.per_picture if self._training else 1
+        if wanted == 1 or not count:
+            return [int(draw * count) if random else 0] * wanted
+        if not random:
+            return [i % count for i in range(wanted)]
+        rounds = np.random.default_rng(int(draw * 2**53))
+        return np.concatenate([rounds.permutation(count) for _ in range(-(-wanted // count))])[
+            :wanted
+        ].tolist()
 
     def _sequence(self, tokenizer: Tokenizer, texts: Texts, caption: int) -> list[int]:
         if caption not in texts.ids:
@@ -222,17 +251,23 @@ class SampleReader:
             longest = max(map(len, piece.sequences), default=0)
             length = longest if text.padding == "longest" else text.max_tokens
             ids, mask = self._tokenizer.pad(piece.sequences, length)
+            if self._training and text.per_picture > 1:
+                ids, mask = (x.unflatten(0, (len(piece.keys), text.per_picture)) for x in (ids, mask))
             if drawn.packs is not None:
                 from diptych.data.packing import pack_texts
 
                 pad = self._tokenizer.pad_id
                 packed = pack_texts(piece.sequences, drawn.packs[kept], text.max_tokens, pad)
         sources = drawn.sources[kept]
+        frames = sizes = None
+        if images is not None:
+            frames, sizes = self._framed(images, piece) if self._fits else (images, None)
         return Batch(
             keys=piece.keys,
             positions=torch.from_numpy(drawn.positions[kept]),
             match_ids=torch.tensor(piece.match_ids, dtype=torch.int64),
-            images=None if images is None else torch.from_numpy(images).movedim(-1, -3),
+            images=None if frames is None else torch.from_numpy(frames).movedim(-1, -3),
+            image_sizes=sizes,
             texts=piece.texts,
             text_ids=ids,
             text_mask=mask,
@@ -243,6 +278,20 @@ class SampleReader:
             skipped=skipped,
             extra=self._extra(piece, sources.tolist()),
         )
+
+    def _framed(self, images: Pixels, piece: Piece) -> tuple[Pixels, Tensor]:
+        """Cut the frames of a batch to its largest picture; what is outside of a picture becomes black."""
+        sizes = np.array(piece.sizes, dtype=np.int64).reshape(len(images), self._pictures, 2)
+        multiple = self._config.image.multiple
+        height, width = (padded(int(side), multiple) for side in sizes.max((0, 1), initial=1))
+        cut = images[..., :height, :width, :]
+        each = cut[:, None] if self._pictures == 1 else cut
+        for shows, own in zip(each, sizes.tolist(), strict=True):
+            for frame, (h, w) in zip(shows, own, strict=True):
+                frame[h:] = 0
+                frame[:h, w:] = 0
+        found = torch.from_numpy(sizes)
+        return cut, found[:, 0] if self._pictures == 1 else found
 
     def _extra(self, piece: Piece, sources: list[int]) -> dict[str, Any]:
         """Return the entries of the rows by their kind, with None at rows of another kind."""
@@ -266,6 +315,7 @@ class _Source:
         *,
         budget: int,
         crops: bool,
+        training: bool,
         needs_text: bool,
     ) -> None:
         self.selection, self._config, self._decoder = selection, config, decoder
@@ -273,28 +323,39 @@ class _Source:
         self._opacity, self._crops, self._needs_text = shape[-1] == 4, crops, needs_text
         self._each = 2 if len(shape) == 4 else 1
         self._reduce_to = smallest_side(config.image)
+        self._fits = config.image.resize == "fit"
+        self._training = training
         self._remember = budget > 0
         self._bad: dict[int, Bad] = {}
         self._texts: dict[int, Texts] = {}
-        self._originals = Originals(budget if crops else 0)
-        table_budget = 0 if crops or not self.pictures else budget
+        self._originals = Originals(budget if crops or self._fits else 0)
+        table_budget = 0 if crops or self._fits or not self.pictures else budget
         self._table = PictureTable(
             len(selection.samples), shape, table_budget, shared=config.loader.workers > 0
         )
 
-    def read(self, row: int, out: Pixels | None, draws: np.ndarray) -> Texts | Bad:
+    def read(
+        self, row: int, out: Pixels | None, draws: np.ndarray, sizes: list[tuple[int, int]]
+    ) -> Texts | Bad:
         """Read a sample and write its picture(s) into `out`, [H, W, C] or [2, H, W, C].
 
-        `draws` [pictures, CROP_DRAWS] are for the crops.
+        `draws` [pictures, CROP_DRAWS] are for the crops. Where pictures keep their shape, height and width of
+        each go into `sizes`.
         """
         if row in self._bad:
             return self._bad[row]
         if out is not None and not self.pictures:
-            out[:] = 0
+            side = self._config.image.multiple
+            places = self._places(out)
+            for place in places:
+                place[: side if self._fits else None] = 0
+            sizes += [(side, side)] * len(places)
         out = out if self.pictures else None
         texts = self._texts.get(row)
-        if texts is not None and self._from_memory(row, out, draws):
+        if texts is not None and self._from_memory(row, out, draws, sizes):
             return texts
+        if out is not None:
+            sizes.clear()
         try:
             sample = self.selection.read(row)
         except RemoteError:
@@ -304,14 +365,16 @@ class _Source:
             # Not remembered: a file system may recover.
             return Bad("unreadable sample", str(error))
         try:
-            return self._from_sample(row, sample, texts, out, draws)
+            return self._from_sample(row, sample, texts, out, draws, sizes)
         except DataError as error:
             cause = error.cause if isinstance(error, PictureError) else "no caption"
             where = self.selection.address(row)
             self._bad[row] = Bad(cause, f"{where}: sample '{sample.key}': {error}")
             return self._bad[row]
 
-    def _from_memory(self, row: int, out: Pixels | None, draws: np.ndarray) -> bool:
+    def _from_memory(
+        self, row: int, out: Pixels | None, draws: np.ndarray, sizes: list[tuple[int, int]]
+    ) -> bool:
         # Rows about the same sample show the same pictures.
         sample = self.selection.sample_of(row)
         if out is None or self._table.get(sample, out):
@@ -320,14 +383,20 @@ class _Source:
             original = self._originals.get(self._each * sample + i)
             if original is None:
                 return False
-            self._square(place, original, draws[i])
+            self._square(place, original, draws[i], sizes)
         return True
 
     def _places(self, out: Pixels) -> list[Pixels]:
         return [out] if self._each == 1 else list(out)
 
     def _from_sample(
-        self, row: int, sample: Sample, texts: Texts | None, out: Pixels | None, draws: np.ndarray
+        self,
+        row: int,
+        sample: Sample,
+        texts: Texts | None,
+        out: Pixels | None,
+        draws: np.ndarray,
+        sizes: list[tuple[int, int]],
     ) -> Texts:
         texts = texts or self._read_texts(sample)
         if self._remember:
@@ -340,7 +409,7 @@ class _Source:
             for i, place in enumerate(self._places(out)):
                 picture = self._decode(files[i])
                 self._originals.put(self._each * number + i, picture)
-                self._square(place, picture, draws[i])
+                self._square(place, picture, draws[i], sizes)
             self._table.put(number, out)
         return texts
 
@@ -353,7 +422,11 @@ class _Source:
             image = lay_on(image, self._config.image.background)
         return image if image.mode == "RGBA" else np.array(image)
 
-    def _square(self, out: Pixels, picture: Picture, draws: np.ndarray) -> None:
+    def _square(self, out: Pixels, picture: Picture, draws: np.ndarray, sizes: list[tuple[int, int]]) -> None:
+        if self._fits:
+            draw = float(draws[0]) if self._training else None
+            sizes.append(fit_into(out, picture, self._config.image, draw))
+            return
         square_into(out, picture, self._config.image, draws if self._crops else None)
 
     def _read_texts(self, sample: Sample) -> Texts:

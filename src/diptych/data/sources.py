@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diptych.data.blocked import BlockedOrder
+from diptych.data.bucket import PublishedGroups, ShapeCutter, shape_codes
 from diptych.data.budget import BudgetCutter, Costs, Cutter, WindowPlan, sample_costs
 from diptych.data.config import DataConfig, SourceConfig
 from diptych.data.mixture import Cycle, MixedStream, PartsPlan, check_parts, quotas, shares
@@ -94,12 +95,16 @@ def make_plan(sources: "Mapping[str, Selection]", config: DataConfig, *, seed: i
     """
     loader = config.loader
     names = list(sources)
+    if loader.bucket == "published":
+        if len(sources) > 1:
+            raise ConfigError("data.loader.bucket = published: takes one source; use aspect or shape")
+        return PublishedGroups(next(iter(sources.values())), loader.batch_size, world)
     costs = [_costs(selection, config) for selection in sources.values()]
     if loader.budget and not loader.pack:
         _check_budget(sources, costs, config, world)
     if len(sources) == 1:
         order = _order(next(iter(sources.values())), config, seed)
-        return _batches(OneSource(order, _settings(config)), costs, config, seed, 1)
+        return _batches(OneSource(order, _settings(config)), costs, config, seed, 1, world)
     known = [config.sources[name] for name in names]
     wanted = shares(
         [len(selection) for selection in sources.values()],
@@ -114,10 +119,10 @@ def make_plan(sources: "Mapping[str, Selection]", config: DataConfig, *, seed: i
     parts = config.mixture.parts
     if not parts:
         settings |= orders[0].identity()
-        return _batches(MixedStream(orders, cycle, settings), costs, config, seed, 1)
+        return _batches(MixedStream(orders, cycle, settings), costs, config, seed, 1, world)
     check_parts(parts, world)
     plans = [
-        _batches(OneSource(order), [own], config, own_seed, parts)
+        _batches(OneSource(order), [own], config, own_seed, parts, max(world // parts, 1))
         for order, own, own_seed in zip(orders, costs, seeds, strict=True)
     ]
     return PartsPlan(
@@ -126,7 +131,7 @@ def make_plan(sources: "Mapping[str, Selection]", config: DataConfig, *, seed: i
 
 
 def _batches(
-    stream: Stream, costs: Sequence[Costs | None], config: DataConfig, seed: int, parts: int
+    stream: Stream, costs: Sequence[Costs | None], config: DataConfig, seed: int, parts: int, world: int
 ) -> Plan:
     """Return batches (or the parts of batches) of a stream."""
     loader = config.loader
@@ -141,6 +146,9 @@ def _batches(
         length = config.text.max_tokens
         cutter = PackCutter(seed, length, min(most, budget // length) if budget else most)
         settings |= {"pack": True, "max_tokens": length}
+    elif loader.bucket != "none":
+        cutter = ShapeCutter(seed, most, sort=loader.bucket == "shape", least=world)
+        settings = {"batch_size": most, "window": loader.budget_window, "bucket": loader.bucket}
     else:
         cutter = BudgetCutter(seed, budget, most)
         settings |= {"budget_by": loader.budget_by}
@@ -150,6 +158,8 @@ def _batches(
 
 
 def _costs(selection: "Selection", config: DataConfig) -> Costs | None:
+    if config.loader.bucket != "none":
+        return shape_codes(selection)
     if config.loader.pack:
         return sample_costs(selection, config, "text")
     return sample_costs(selection, config, config.loader.budget_by) if config.loader.budget else None

@@ -50,7 +50,7 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
-        """Read a `tokenizer.json`, or the one in a folder.
+        """Read a `tokenizer.json`, the one in a folder, or BERT's vocabulary (`*.txt`, a token a line).
 
         Raises:
             DataError: no such file, not a tokenizer, or a special token is missing.
@@ -58,6 +58,8 @@ class Tokenizer:
         file = Path(path)
         file = file / FILE_NAME if file.is_dir() else file
         try:
+            if file.suffix == ".txt":
+                return cls.from_vocabulary(file.read_text(encoding="utf-8").splitlines(), str(file))
             return cls.from_bytes(file.read_bytes(), str(file))
         except OSError as error:
             raise DataError(f"{file}: cannot read the tokenizer ({error.strerror})") from error
@@ -69,6 +71,27 @@ class Tokenizer:
             raw = RawTokenizer.from_str(data.decode())
         except Exception as error:  # the Rust parser raises plain Exception for every kind of wrong content
             raise DataError(f"{origin}: not a tokenizers JSON file ({error})") from error
+        return cls(raw, origin)
+
+    @classmethod
+    def from_vocabulary(cls, tokens: Sequence[str], origin: str = "vocabulary") -> Self:
+        """Make BERT's lower-casing WordPiece tokenizer of its tokens, in the order of their ids.
+
+        Raises:
+            DataError: a token comes twice, or a special one is missing.
+        """
+        words = [token.rstrip("\n") for token in tokens]
+        table = {token: i for i, token in enumerate(words)}
+        if len(table) < len(words):
+            twice = next(token for i, token in enumerate(words) if table[token] != i)
+            raise DataError(
+                f"{origin}: the token {twice!r} is there twice; expected every token once, a line"
+            )
+        raw = RawTokenizer(models.WordPiece(table, unk_token=_SPECIALS["unk"][0]))
+        raw.normalizer = normalizers.BertNormalizer(lowercase=True)
+        raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        raw.decoder = decoders.WordPiece()
+        raw.add_special_tokens([names[0] for names in _SPECIALS.values() if names[0] in table])
         return cls(raw, origin)
 
     @classmethod

@@ -6,6 +6,7 @@ Legend: B batch, P image tokens, L text tokens, D width.
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.blocks.bert import BertEmbedding, BertLayer, draw_bert
@@ -49,9 +50,13 @@ class SohoModel(VisionLanguageModel):
             sizes: [B, 2] int64: height and width of each picture; None: they fill their frames.
             times: how many rows of a batch show each picture; batch statistics count it so often.
         """
-        H, W = images.shape[-2:]
         if sizes is None:
-            sizes = torch.tensor([[H, W]], device=images.device).expand(len(images), 2)
+            sizes = torch.tensor([images.shape[-2:]], device=images.device).expand(len(images), 2)
+        # One token needs 64 pixels: very thin pictures get more padding.
+        missing = [max(0, 2 * MULTIPLE - side) for side in images.shape[-2:]]
+        if any(missing):
+            images = F.pad(images, (0, missing[1], 0, missing[0]))
+        H, W = images.shape[-2:]
         seen: Seen = self.neck(self.backbone(images), sizes, (H, W), times)
         return seen
 
