@@ -131,13 +131,16 @@ def test_wrong_engines(monkeypatch: pytest.MonkeyPatch) -> None:
         make_engine("ray")
 
 
-@pytest.mark.parametrize("workers", [2, None])
-def test_workers_change_nothing(tmp_path: Path, workers: int | None) -> None:
+def test_one_worker_for_each_core_by_default() -> None:
+    assert LocalEngine().workers == len(os.sched_getaffinity(0))
+
+
+def test_workers_change_nothing(tmp_path: Path) -> None:
     card = disturbed.slow_card()
     prepare(card, None, tmp_path / "one", shard_size=8)
     progress: list[int] = []
     summary = prepare(
-        card, None, tmp_path / "many", shard_size=8, workers=workers, progress=lambda n, _: progress.append(n)
+        card, None, tmp_path / "many", shard_size=8, workers=3, progress=lambda n, _: progress.append(n)
     )
     assert tree(tmp_path / "one") == tree(tmp_path / "many")
     # 120 samples and 18 that the card leaves out.
