@@ -5,6 +5,7 @@ import math
 import pickle
 import tarfile
 import zipfile
+from contextlib import suppress
 from fractions import Fraction
 
 import av
@@ -22,6 +23,21 @@ from diptych.data.raw.video import probe_video
 
 IDS = list(range(1, 41))
 """Frame n (from 0) of 8 a second shows id n + 1; keyframes are 1, 11, 21, 31."""
+
+
+WHOLE = [video(5, 1.0, container=container) for container in ("mp4", "mkv", "webm", "avi")]
+WHOLE.append(video(5, 1.0, audio=True))
+
+
+class Bytes:
+    """A medium in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+
+    def read(self) -> bytes:
+        return self._data
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +69,33 @@ def test_exact_parts(sources, ending):
         assert (facts.container, facts.codec) == ("mov", "h264")
         assert facts.duration == pytest.approx(len(ids) / 8)
         assert data == pickle.loads(pickle.dumps(clip)).read()
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov", "mkv", "webm", "avi", "mpegts", "flv"])
+def test_exact_parts_against_the_whole_video(container):
+    """Times are those of players: transport streams begin at 1.4 s of their own clock."""
+    ids = [number * 37 % 4096 for number in range(100)]
+    source = Bytes(video_of(ids, fps=25, container=container, key_every=30, size=(64, 48)))
+    for start, end in [(0.0, 0.2), (0.04, 0.3), (0.081, 1.0), (1.199, 1.4), (2.5, 2.9), (3.21, 8.0)]:
+        wanted = [ids[n] for n in range(100) if start - 0.0005 <= n / 25 < end - 0.0005]
+        assert colour_ids(ClipRef(source, start, end).read()) == wanted
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_damaged_videos_raise_nothing_else(data):
+    content = bytearray(data.draw(st.sampled_from(WHOLE)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.one_of(st.none(), st.integers(0, len(content))))
+    source = Bytes(bytes(content[:cut]))
+    for act in (
+        lambda: probe_video(source.read()),
+        ClipRef(source, 0.2, 0.7).read,
+        ClipRef(source, 0.2, 0.7, "keyframe").read,
+    ):
+        with suppress(MediumError):
+            act()
 
 
 def test_parts_by_keyframes_are_copied(sources):
@@ -167,17 +210,6 @@ def test_sound_that_an_mp4_does_not_take():
     with av.open(io.BytesIO(data)) as made:
         assert [stream.codec_context.codec.canonical_name for stream in made.streams] == ["h264", "opus"]
     assert colour_ids(data) == list(range(4, 12))
-
-
-class Bytes:
-    """A medium in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.size = len(data)
-
-    def read(self) -> bytes:
-        return self._data
 
 
 def quadrants(rotation: int) -> bytes:

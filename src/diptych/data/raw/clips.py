@@ -5,11 +5,12 @@ Times are seconds as players show them. Equal sources and arguments give equal b
 
 import io
 import math
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import chain
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from diptych.data.raw.encode import COPIED_SOUND, SLACK, Encoder, Sampler
 from diptych.data.raw.refs import MediumError, Ref, open_ref
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from av.stream import Stream
     from av.video.stream import VideoStream
 
+_Item = tuple[str, Fraction, Any]
+"""Kind of a stream (video, audio), time in seconds, frame or packet."""
 _COPIED = frozenset({"h264", "hevc", "mpeg4", "vp9", "av1"})
 """Video codecs that an MP4 takes as they are; others are encoded again."""
 
@@ -69,18 +72,30 @@ class ClipRef:
         with open_ref(self.source) as opened:
             seekable = opened if opened.seekable() else io.BytesIO(self.source.read())
             try:
-                with open_video(seekable) as container:
-                    return self._cut(container)
+                return self._cut(seekable)
             except MediumError as error:
                 raise MediumError(error.cause, f"{self}: {error.detail}") from error
 
-    def _cut(self, container: "InputContainer") -> bytes:
-        video = first_video(container)
-        sound = _sound_of(container) if self.sound else None
-        copied = None
+    def _cut(self, file: BinaryIO) -> bytes:
+        """Return the clip, made in the first of three ways that works for this file."""
+        ways: list[Callable[[ClipRef, InputContainer, VideoStream, Any], bytes | None]] = []
         if self.precision == "keyframe" and not self.fps and not self.short_side:
-            copied = _copy(self, container, video, sound)
-        return copied if copied is not None else _encode(self, container, video, sound)
+            ways.append(_copy)
+        if self.start > 0:
+            ways.append(_encode_from_keyframe)
+        for way in ways:
+            with open_video(file) as container:
+                made = way(self, container, first_video(container), self._sound_of(container))
+            if made is not None:
+                return made
+        with open_video(file) as container:
+            video, sound = first_video(container), self._sound_of(container)
+            return _encode(self, video, sound, _decoded(self, container, video, sound))
+
+    def _sound_of(self, container: "InputContainer") -> Any:
+        """Return the first sound track of a codec that FFmpeg knows, or None."""
+        known = (stream for stream in container.streams.audio if stream.codec_context is not None)
+        return next(known, None) if self.sound else None
 
     def __str__(self) -> str:
         return f"{self.source} [{self.start:g} s, {self.end:g} s)"
@@ -91,18 +106,29 @@ def resample(source: Ref, fps: float | None = None, short_side: int | None = Non
     return ClipRef(source, fps=fps, short_side=short_side)
 
 
-def _sound_of(container: "InputContainer") -> Any:
-    """Return the first sound track of a codec that FFmpeg knows, or None."""
-    return next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
+def _encode_from_keyframe(
+    clip: ClipRef, container: "InputContainer", video: "VideoStream", sound: Any
+) -> bytes | None:
+    """Return the clip; None where the seek went too far, as in containers without an index."""
+    _seek(clip, container, video)
+    items = _decoded(clip, container, video, sound)
+    early: list[_Item] = []
+    for item in items:
+        early.append(item)
+        if item[0] == "video":
+            break
+    if not early or early[-1][0] != "video" or early[-1][1] > _exact(clip.start) + SLACK:
+        return None
+    return _encode(clip, video, sound, chain(early, items))
 
 
-def _encode(clip: ClipRef, container: "InputContainer", video: "VideoStream", sound: Any) -> bytes:
+def _encode(clip: ClipRef, video: "VideoStream", sound: Any, items: "Iterable[_Item]") -> bytes:
     start, end = _exact(max(clip.start, 0.0)), _exact(clip.end)
     fps = None if clip.fps is None else _exact(clip.fps)
     sampler = Sampler(start, end, fps)
     length = 1 / (video.average_rate or video.guessed_rate or Fraction(25))
     with closing(Encoder(video, sound, clip.short_side, fps)) as encoder:
-        for kind, time, frame in _frames(container, video, sound, start, end):
+        for kind, time, frame in items:
             if kind == "audio":
                 if start - SLACK <= time < end - SLACK:
                     encoder.add_sound(time, frame)
@@ -117,41 +143,20 @@ def _encode(clip: ClipRef, container: "InputContainer", video: "VideoStream", so
         return encoder.finish()
 
 
-def _frames(
-    container: "InputContainer", video: "VideoStream", sound: Any, start: Fraction, end: Fraction
-) -> Iterator[tuple[str, Fraction, Any]]:
-    """Yield kind, time and frame from a frame at or before `start` on until all streams have passed `end`."""
-    _seek(container, video, start)
-    found = _decoded(container, video, sound, end)
-    first: list[tuple[str, Fraction, Any]] = []
-    for item in found:
-        first.append(item)
-        if item[0] == "video":
-            break
-    if start > 0 and (not first or first[-1][0] != "video" or first[-1][1] > start + SLACK):
-        # The seek went too far (a container without an index): from the beginning, then.
-        _seek(container, video, Fraction(0))
-        first, found = [], _decoded(container, video, sound, end)
-    yield from first
-    yield from found
-
-
-def _seek(container: "InputContainer", video: "VideoStream", time: Fraction) -> None:
+def _seek(clip: ClipRef, container: "InputContainer", video: "VideoStream") -> None:
     import av
 
-    base = video.time_base or Fraction(1, 90_000)
-    try:
-        container.seek(math.floor((time + start_of(container)) / base), stream=video, backward=True)
-    except (av.FFmpegError, OSError):
-        # Not every container can: it is read from where it is, and `_frames` looks where that was.
-        container.seek(0)
+    time, base = _exact(max(clip.start, 0.0)) + start_of(container), video.time_base or Fraction(1, 90_000)
+    # Not every container can seek: then the first frame tells where it is.
+    with suppress(av.FFmpegError, OSError):
+        container.seek(math.floor(time / base), stream=video, backward=True)
 
 
 def _decoded(
-    container: "InputContainer", video: "VideoStream", sound: Any, end: Fraction
-) -> Iterator[tuple[str, Fraction, Any]]:
-    """Yield kind, time and frame (of sound that is copied: packet) until all streams have passed `end`."""
-    zero, clock = start_of(container), Fraction(0)
+    clip: ClipRef, container: "InputContainer", video: "VideoStream", sound: Any
+) -> "Iterator[_Item]":
+    """Yield frames (of sound that is copied: packets) until all streams have passed the end of the clip."""
+    zero, clock, end = start_of(container), Fraction(0), _exact(clip.end)
     rate = video.average_rate or video.guessed_rate or Fraction(25)
     waiting = {video.index} | ({sound.index} if sound is not None else set())
     for packet in container.demux([video] if sound is None else [video, sound]):
@@ -188,28 +193,27 @@ def _copy(clip: ClipRef, container: "InputContainer", video: "VideoStream", soun
         return None
     if sound is not None and sound.codec_context.codec.canonical_name not in COPIED_SOUND:
         return None
-    start, end = _exact(max(clip.start, 0.0)), _exact(clip.end)
     file = io.BytesIO()
     with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as out:
         targets = {s.index: out.add_stream_from_template(s) for s in (video, sound) if s is not None}
-        last = _copy_packets(container, video, targets, out, (start, end))
+        last = _copy_packets(clip, container, video, targets, out)
     if last is None:
         return None
-    if last <= start + SLACK:
+    if last <= _exact(clip.start) + SLACK:
         raise _past(last)
     return file.getvalue()
 
 
 def _copy_packets(
+    clip: ClipRef,
     container: "InputContainer",
     video: "VideoStream",
     targets: "dict[int, Stream]",
     out: Any,
-    span: tuple[Fraction, Fraction],
 ) -> Fraction | None:
     """Copy the packets of [start, end) and return when the last frame ends; None if they are not usable."""
-    start, end = span
-    _seek(container, video, start)
+    start, end = _exact(max(clip.start, 0.0)), _exact(clip.end)
+    _seek(clip, container, video)
     zero, origin, last = start_of(container), None, Fraction(0)
     waiting = set(targets)
     for packet in container.demux([container.streams[index] for index in targets]):

@@ -120,6 +120,7 @@ def open_video(source: bytes | Path | BinaryIO) -> "Iterator[InputContainer]":
 
     file = _file(source)
     try:
+        file.seek(0)
         head = file.read(HEAD)
         name = container_of(head)
         if not name:
