@@ -224,10 +224,11 @@ class SampleReader:
             return [int(draw * count) if random else 0] * wanted
         if not random:
             return [i % count for i in range(wanted)]
-        rounds = np.random.default_rng(int(draw * 2**53))
-        return np.concatenate([rounds.permutation(count) for _ in range(-(-wanted // count))])[
-            :wanted
-        ].tolist()
+        numbers = np.random.default_rng(int(draw * 2**53))
+        chosen: list[int] = []
+        while len(chosen) < wanted:
+            chosen += numbers.permutation(count).tolist()
+        return chosen[:wanted]
 
     def _sequence(self, tokenizer: Tokenizer, texts: Texts, caption: int) -> list[int]:
         if caption not in texts.ids:
@@ -252,7 +253,8 @@ class SampleReader:
             length = longest if text.padding == "longest" else text.max_tokens
             ids, mask = self._tokenizer.pad(piece.sequences, length)
             if self._training and text.per_picture > 1:
-                ids, mask = (x.unflatten(0, (len(piece.keys), text.per_picture)) for x in (ids, mask))
+                rows = (len(piece.keys), text.per_picture, -1)
+                ids, mask = ids.view(rows), mask.view(rows)
             if drawn.packs is not None:
                 from diptych.data.packing import pack_texts
 
