@@ -72,9 +72,10 @@ def json_lines(stream: TextIO, name: str) -> Iterator[tuple[int, Any]]:
     for number, line in lines(stream):
         if line.strip():
             try:
-                yield number, json.loads(line)
-            except ValueError as error:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{name}: line {number + 1} is no JSON: {error}") from error
+            yield number, value
 
 
 def json_items(stream: TextIO, name: str, field: str = "") -> Iterator[Any]:
@@ -168,6 +169,8 @@ class _Text:
         while True:
             try:
                 found, end = decoder.raw_decode(self._window, self._at)
+            except RecursionError as error:
+                raise DataError(f"{self._name}: brackets within brackets without end") from error
             except ValueError as error:
                 if not self._fill():
                     raise DataError(f"{self._name}: is no JSON: {error}") from error
