@@ -349,3 +349,27 @@ def test_published_lists_are_read_in_their_own_form(server: FaultServer, tmp_pat
     dataset = ShardDataset.open(tmp_path / "out")
     assert "train" in dataset.splits
     assert dataset.select("train").read(2).captions == ("a caption , number 2",)
+
+
+_RAY = """
+import sys
+from pathlib import Path
+import ray
+from diptych.data.acquire.job import fetch
+from diptych.data.acquire.options import NetOptions, PictureOptions
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+net = NetOptions(allow_private=True, backoff=0.01)
+pictures = PictureOptions(size=24)
+fetch(sys.argv[1], Path(sys.argv[2]), net=net, workers=2, engine="ray", shard_size=8, pictures=pictures)
+"""
+
+
+@pytest.mark.slow
+def test_ray_gives_what_one_process_gives(server: FaultServer, tmp_path: Path) -> None:
+    list_ = write_list(tmp_path / "a.csv", server, *good(30), "status/404")
+    fetched(list_, tmp_path / "one")
+    command = [sys.executable, "-c", _RAY, str(list_), str(tmp_path / "ray")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert tars(tmp_path / "one") == tars(tmp_path / "ray")
+    assert verify(tmp_path / "ray").sound
