@@ -9,9 +9,14 @@ from diptych.errors import UsageError
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Return ", did you mean ...?" for the closest choice, or an empty string."""
-    found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
-    return f"; did you mean '{found[0]}'?" if found else ""
+    """Return "; did you mean ...?" for the closest choice (or those that are equally close), else nothing."""
+    found = difflib.get_close_matches(name, list(choices), n=3, cutoff=0.5)
+    alike = [f"'{choice}'" for choice in found if _likeness(name, choice) == _likeness(name, found[0])]
+    return f"; did you mean {' or '.join(alike)}?" if alike else ""
+
+
+def _likeness(name: str, choice: str) -> float:
+    return difflib.SequenceMatcher(None, choice, name).ratio()
 
 
 def look_up(table: Mapping[str, str], name: str, kind: str) -> Any:

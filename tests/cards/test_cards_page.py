@@ -1,11 +1,14 @@
 """The documentation page made from the cards."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import diptych
 from diptych.data.cards import CARDS, render_markdown
-from diptych.data.cards.base import Card, Source, Split
-from diptych.data.cards.render import render_card
+from diptych.data.cards.base import Card, Layout, Source, Split
+from diptych.data.cards.render import render, render_card
+from diptych.data.cards.usage import target_command
 from diptych.resolve import look_up
 
 
@@ -21,25 +24,108 @@ def test_each_card_has_its_name_and_all_options_and_splits_on_the_page():
         assert card.name == name
         assert f"## {name}: {card.title}" in page
         assert all(f"- `{option}`: " in page for option in card.options)
-        assert all(f"| `{split}` | `{s.where}` |" in page for split, s in card.splits.items())
+        assert all(f"**Layout `{layout}`** (`--layout {layout}`): " in page for layout in card.layouts)
+        for split, s in card.splits.items():
+            assert f"| `{split}` | `{s.where}` |".replace(" || ", " \\|\\| ") in page
+
+
+def test_links_at_the_top_lead_to_the_sections():
+    page = render_markdown()
+    anchors = set(re.findall(r"\(#([^)]*)\)", page))
+    headings = re.findall(r"^## (.*: .*)$", page, re.MULTILINE)
+    # What GitHub makes of a heading: lower case, no punctuation, each blank a dash.
+    made = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert len(made) == len(CARDS)
+    assert anchors == made
+
+
+TOY = Card(
+    name="toy",
+    title="A toy",
+    description="Two pictures.",
+    licence="CC0-1.0",
+    convert=lambda raw, options: iter(()),
+    splits={
+        "all": Split("true", 1200, "everything", texts=2400, about=True),
+        "some": Split("a || b = 'xy'"),
+        "few": Split("a < 1", 7),
+    },
+    sources=(
+        Source("toy.zip", "the owner", alternatives=("toy", "toy.tar")),
+        Source("more.zip", "the owner", required=False),
+    ),
+    citation="Toy et al., 2020",
+    layouts={"flat": Layout("All in one folder.", lambda raw, options: iter(()), (Source("*.jpg", "you"),))},
+    target_set="toy",
+    prepared="Key: a number.",
+    oddities="- None.",
+    miniature="nowhere:make",
+    example={"first": "yes"},
+)
+SECTION = """\
+## toy: A toy
+
+Two pictures.
+
+- Licence: CC0-1.0
+- Citation: Toy et al., 2020
+- Card version: 1
+
+**Raw files** (`--raw`):
+
+| file or folder | from | required |
+| --- | --- | --- |
+| `toy.zip` or `toy` or `toy.tar` | the owner | yes |
+| `more.zip` | the owner | no |
+
+**Layout `flat`** (`--layout flat`): All in one folder.
+
+| file or folder | from | required |
+| --- | --- | --- |
+| `*.jpg` | you | yes |
+
+**Splits**:
+
+| split | where | samples | texts |  |
+| --- | --- | --- | --- | --- |
+| `all` | `true` | about 1,200 | 2,400 | everything |
+| `some` | `a \\|\\| b = 'xy'` | any |  |  |
+| `few` | `a < 1` | 7 |  |  |
+
+**A prepared sample**:
+
+Key: a number.
+
+**Oddities**:
+
+- None.
+
+**Target set** `toy`: made of the prepared dataset (`facts` in dataset.json).
+
+**Commands**:
+
+```bash
+diptych data miniature toy --out RAW --layout NAME                 # tiny raw files, to try it with
+diptych data prepare toy --raw RAW --out data/toy -o first=yes
+diptych data prepare toy --raw RAW --out data/toy --layout flat -o first=yes
+diptych data verify data/toy                                       # every byte is as it was written
+diptych targets build data/toy --out targets/toy --tokenizer clip  # what tasks choose from
+```
+"""
 
 
 def test_a_card_by_hand():
-    card = Card(
-        name="toy",
-        title="A toy",
-        description="Two pictures.",
-        licence="CC0-1.0",
-        convert=lambda raw, options: iter(()),
-        splits={"all": Split("true", 1200, "everything"), "some": Split("a < 1")},
-        sources=(Source("toy.zip", "the owner"), Source("more.zip", "the owner", required=False)),
-        citation="Toy et al., 2020",
+    assert render_card(TOY) == SECTION
+
+
+def test_the_table_at_the_top():
+    page = render([TOY])
+    assert (
+        "| [toy](#toy-a-toy) | A toy | image | all about 1,200, some (any), few 7 | `flat` | toy |\n" in page
     )
-    assert render_card(card) == (
-        "## toy: A toy\n\nTwo pictures.\n\n"
-        "- Licence: CC0-1.0\n- Citation: Toy et al., 2020\n- Card version: 1\n\n"
-        "Files expected under `--raw`:\n\n| file | from | required |\n|---|---|---|\n"
-        "| `toy.zip` | the owner | yes |\n| `more.zip` | the owner | no |\n\n"
-        "| split | where | samples | |\n|---|---|---|---|\n"
-        "| `all` | `true` | 1,200 | everything |\n| `some` | `a < 1` | any |  |\n"
-    )
+    assert "| [toy](#toy-a-toy) | CC0-1.0 |\n" in page
+
+
+def test_a_set_of_diptych_is_built_by_its_name():
+    command = target_command(replace(TOY, target_set="kinetics-400"))
+    assert command == "diptych targets build kinetics-400 --out targets/kinetics-400 --tokenizer clip"

@@ -46,9 +46,9 @@ def call(*arguments: str | Path, fails: type[Exception] | None = None) -> Result
 def test_list_and_show() -> None:
     lines = [line.split() for line in call("list").output.splitlines()]
     assert lines == [
-        ["card", "what", "it", "is", "raw", "files", "licence"],
-        ["toy", "Toy", "none", "none"],
-        ["rawtoy", "Toy", "needed", "none"],
+        ["card", "what", "it", "is", "media", "raw", "layouts"],
+        ["toy", "Toy", "image", "none"],
+        ["rawtoy", "Toy", "image", "needed"],
     ]
     shown = call("show", "rawtoy").output
     for text in (
@@ -56,10 +56,10 @@ def test_list_and_show() -> None:
         "RAW/extra  (optional)",
         "odd_test: 3 samples, where split = 'test' AND parity = 'odd'",
         "count: number of pictures (default 30)",
-        "diptych data prepare rawtoy --out data/rawtoy --raw RAW",
+        "diptych data prepare rawtoy --raw RAW --out data/rawtoy",
     ):
         assert text in shown
-    assert "  diptych data prepare toy --out data/toy\n" in call("show", "toy").output
+    assert "  diptych data prepare toy --out data/toy " in call("show", "toy").output
     error = call("show", "tay", fails=UsageError).exception
     assert str(error) == "unknown dataset card 'tay'; did you mean 'toy'? (known: rawtoy, toy)"
 

@@ -4,7 +4,9 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -37,9 +39,14 @@ def write_files(blocks: list[Block], folder: Path) -> None:
             (folder / block.file).write_text(block.body, encoding="utf-8")
 
 
+@cache
+def application() -> Any:
+    return typer.main.get_command(build_app())
+
+
 def parse(arguments: list[str]) -> dict[str, object]:
     """Return the parameters of a `diptych` command line; typer raises on anything it does not know."""
-    command = typer.main.get_command(build_app())
+    command = application()
     rest = list(arguments)
     while hasattr(command, "commands"):
         if not rest or rest[0].startswith("-"):  # diptych --help, diptych --version

@@ -1,31 +1,22 @@
 """`diptych data`: dataset cards, preparation, checks, queries, reports."""
 
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from diptych.cli.common import console, progress
+from diptych.cli.data_cards import CardArgument, list_cards, show
 from diptych.cli.fetch import fetch
 from diptych.cli.quality import DatasetArgument, report, verify
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from diptych.data.cards.base import Card
     from diptych.data.prepare import Summary
 
-WIDTH = 100
 FIRST_ROWS = 10
 """Samples shown below the count of a bare condition."""
-
-CardArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="CARD", help="Name of a dataset card, see `diptych data list`.", show_default=False
-    ),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -40,28 +31,6 @@ def register(app: typer.Typer) -> None:
     group.command("query")(query)
     group.command("report")(report)
     app.add_typer(group, name="data")
-
-
-def list_cards() -> None:
-    """List the dataset cards."""
-    from rich.table import Table
-
-    from diptych.data.cards import CARDS
-    from diptych.data.prepare import load_card
-
-    table = Table("card", "what it is", "raw files", "licence", box=None)
-    for name in CARDS:
-        card = load_card(name)
-        raw = "needed" if card.needs_raw else "optional" if card.sources else "none"
-        table.add_row(name, card.title, raw, card.licence)
-    console().print(table)
-
-
-def show(card: CardArgument) -> None:
-    """Show what a card is, where its raw files come from, and how to prepare it."""
-    from diptych.data.prepare import load_card
-
-    typer.echo(_describe(load_card(card)))
 
 
 def prepare(
@@ -120,12 +89,13 @@ def miniature(
     ] = "",
 ) -> None:
     """Make a tiny raw folder in the form of the true one, oddities included, to try a card with."""
+    from diptych.data.cards.usage import prepare_command
     from diptych.data.prepare import load_card, make_miniature
 
-    make_miniature(load_card(card), out, layout)
-    named = f" --layout {layout}" if layout else ""
+    found = load_card(card)
+    make_miniature(found, out, layout)
     typer.echo(f"{card}: tiny raw files are in {out}; prepare them with:")
-    typer.echo(f"  diptych data prepare {card} --raw {out} --out DIR{named}")
+    typer.echo(f"  {prepare_command(found, layout, raw=str(out), out='DIR')}")
 
 
 def query(
@@ -171,35 +141,6 @@ def _options(given: list[str]) -> dict[str, str]:
     return options
 
 
-def _describe(card: "Card") -> str:
-    lines = [f"{card.name}: {card.title}", "", *_wrap(card.description, WIDTH), ""]
-    facts = {"licence": card.licence, "homepage": card.homepage, "citation": card.citation}
-    for name, text in facts.items():
-        if text:
-            lines += _wrap(f"{name + ':':<10} {text}", WIDTH, subsequent_indent=" " * 11)
-    if card.sources:
-        lines += ["", "raw files, put together under one folder RAW:"]
-    for source in card.sources:
-        optional = "" if source.required else "  (optional)"
-        lines += [f"  RAW/{source.path}{optional}", f"      from {source.origin}"]
-    lines += ["", "splits:"]
-    for name, split in card.splits.items():
-        count = f"{split.expected} samples" if split.expected is not None else "as many samples as there are"
-        lines += [f"  {name}: {count}, where {split.where}"]
-        lines += _wrap(split.note, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    if card.options:
-        lines += ["", "options (-o NAME=VALUE):"]
-    for name, text in card.options.items():
-        lines += _wrap(f"{name}: {text}", WIDTH, initial_indent="  ", subsequent_indent=" " * 6)
-    command = f"  diptych data prepare {card.name} --out data/{card.name}"
-    lines += ["", "prepare it with:"]
-    if not card.needs_raw:
-        lines += [command + ("    (from what ships with Diptych)" if card.sources else "")]
-    if card.sources:
-        lines += [command + " --raw RAW" + ("" if card.needs_raw else "    (from the raw files)")]
-    return "\n".join(lines)
-
-
 def _print_summary(card: str, summary: "Summary") -> None:
     counted = f"{summary.samples} samples in {summary.shards} shard{'s' if summary.shards != 1 else ''}"
     if summary.already:
@@ -232,13 +173,3 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _wrap(text: str, width: int, *, initial_indent: str = "", subsequent_indent: str = "") -> list[str]:
-    return textwrap.wrap(
-        text,
-        width,
-        initial_indent=initial_indent,
-        subsequent_indent=subsequent_indent,
-        break_on_hyphens=False,
-    )

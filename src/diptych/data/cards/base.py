@@ -103,6 +103,9 @@ class Card:
     """Raised when `convert` yields different samples from the same raw files."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Option name -> description with its default, for `diptych data prepare CARD -o name=value`."""
+    example: Mapping[str, str] = field(default_factory=dict)
+    """Options of the command that documentation shows, for cards that do nothing without; the miniature
+    has these files."""
     citation: str = ""
     homepage: str = ""
     needs_raw: bool = True
@@ -114,7 +117,8 @@ class Card:
     layouts: Mapping[str, Layout] = field(default_factory=dict)
     """Other forms of the raw files by name."""
     target_set: str = ""
-    """Name of the target set for `diptych targets build`, where tasks on the dataset have one."""
+    """Name of the target set for `diptych targets build`, where tasks on the dataset have one. A set that
+    does not ship with Diptych is made of the prepared dataset: the card tells `facts`."""
     prepared: str = ""
     """What a prepared sample holds: key, media, captions, columns, entries of the JSON (Markdown)."""
     oddities: str = ""

@@ -108,6 +108,20 @@ CARD = Card(
         for package in PACKAGES
     ),
     options=OPTIONS,
+    prepared=(
+        "- key: `<style>_<code points>`, `noto_1f600`\n"
+        "- medium: `webp` with transparency\n"
+        "- captions: the English name; with `-o captions=tags` also the tags\n"
+        "- match id: the code points, the same in all styles\n"
+        "- columns: `style`, `concept`, `name`, `category`, `subcategory`, `held_out_concept`, "
+        "`concept_index`\n"
+        "- in the JSON: `tags`, `translations`"
+    ),
+    oddities=(
+        "- Fluent draws 'grinning cat' and 'cat face' alike.\n"
+        "- Noto and Twemoji come at 64 pixels; other sizes are enlarged.\n"
+        "- Left out are flags, components, skin-tone variants and sequences with a zero-width joiner."
+    ),
     homepage="https://emojibase.dev",
     needs_raw=False,
 )

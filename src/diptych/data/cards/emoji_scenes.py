@@ -165,6 +165,18 @@ CARD = Card(
     },
     sources=EMOJI.sources,
     options=OPTIONS,
+    prepared=(
+        "- key: `scene_` and the number of the scene with 9 digits; match id: the same\n"
+        "- medium: `webp`\n"
+        "- captions: two or three, see above\n"
+        "- columns: `style`, `objects`, `kinds`, `combination`, `pair`, `pair_side`, `pair_other`, "
+        "`questions` and `statements` (how many)\n"
+        "- in the JSON: `questions`, `statements`, `layout`"
+    ),
+    oddities=(
+        "- Scenes are made when they are prepared; equal seeds and options give equal bytes.\n"
+        "- An odd `size` leaves the last scene without a partner: it has no statements."
+    ),
     homepage=EMOJI.homepage,
     needs_raw=False,
 )

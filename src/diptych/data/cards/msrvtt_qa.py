@@ -118,6 +118,7 @@ CARD = Card(
     annotations=("answer_list",),
     media="video",
     shard_size=500,
+    target_set="msrvtt-qa",
     prepared=(
         "A sample is a clip with all questions about it. Key and `match_id`: the clip's name, as in "
         "`video6513`; media: `mp4` as published; `meta.questions`: `{question, question_id, dataset, kind, "

@@ -137,6 +137,7 @@ CARD = Card(
     annotations=("answer_list",),
     media="video",
     shard_size=500,
+    target_set="msvd-qa",
     prepared=(
         "A sample is a clip with all questions about it. Key and `match_id`: `vidN`; media: the video as "
         "published; `meta.questions`: `{question, question_id, dataset, kind, answer}`, for "

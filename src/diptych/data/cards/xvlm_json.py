@@ -27,6 +27,8 @@ LISTS = {
     "test": "the same",
 }
 """Options that all these cards have."""
+EXAMPLE = {"train": "train.json", "val": "val.json", "test": "test.json"}
+"""What these options may look like; one of them is enough."""
 MISSING = "missing picture"
 
 _HASH = 8

@@ -8,6 +8,7 @@ from typing import Any
 from diptych.data.cards.base import Card, LeftOut, Unread
 from diptych.data.cards.options import Options
 from diptych.data.cards.xvlm_json import (
+    EXAMPLE,
     LISTS,
     SPLITS,
     Entries,
@@ -109,4 +110,19 @@ CARD = Card(
     splits=SPLITS,
     options=OPTIONS,
     annotations=tuple(LISTS),
+    example=EXAMPLE,
+    prepared=(
+        "- key: `<split>_<names of both pictures>` without their endings, with a hash where two would be "
+        "alike\n"
+        "- media: `0.<ending>` and `1.<ending>`, left and right\n"
+        "- columns: `file`, `file_1`, `statements` (how many)\n"
+        "- in the JSON: `statements`: `{statement, label, identifier}`"
+    ),
+    oddities=(
+        "- `label` is `True` or `False` as a text or as it is in JSON, or not there (hidden).\n"
+        "- The same pictures in another order are another pair. A statement that comes again for its pair "
+        "counts as `repeated statement`.\n"
+        "- A pair of which one picture is not there is `missing picture`, with all its statements."
+    ),
+    miniature="diptych.data.miniatures.xvlm_json:make_nlvr",
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diptych.data.cards.base import Card, LeftOut, Unread
 from diptych.data.cards.xvlm_json import (
+    EXAMPLE,
     LISTS,
     SPLITS,
     Entries,
@@ -103,4 +104,18 @@ CARD = Card(
     splits=SPLITS,
     options=OPTIONS,
     annotations=tuple(LISTS),
+    example=EXAMPLE,
+    prepared=(
+        "- key: `<split>_<name of the picture>` without its ending, with a hash where two would be alike\n"
+        "- medium: the file as it is\n"
+        "- captions: in the order of the lists; match id: `image_id`\n"
+        "- column: `file`"
+    ),
+    oddities=(
+        "- Lists for training have an entry for each caption, those for evaluation one for each picture; "
+        "both are taken in any split.\n"
+        "- A caption that training repeats for a picture counts as `repeated caption`; evaluation keeps it.\n"
+        "- Names that lead out of the folder are `missing picture`, like those that are not there."
+    ),
+    miniature="diptych.data.miniatures.xvlm_json:make_retrieval",
 )

@@ -8,6 +8,7 @@ from typing import Any
 from diptych.data.cards.base import Card, LeftOut, Unread
 from diptych.data.cards.options import Options
 from diptych.data.cards.xvlm_json import (
+    EXAMPLE,
     LISTS,
     SPLITS,
     Entries,
@@ -146,4 +147,21 @@ CARD = Card(
     splits=SPLITS,
     options=OPTIONS,
     annotations=(*LISTS, "answers"),
+    example={**EXAMPLE, "answers": "answers.json"},
+    prepared=(
+        "- key: `<split>_<dataset>_<name of the picture>` without its ending, with a hash where two would be "
+        "alike\n"
+        "- medium: the file as it is\n"
+        "- columns: `file`, `dataset`, `questions` (how many)\n"
+        "- in the JSON: `questions`: `{question, question_id, dataset, answer or answers}`\n"
+        "- `facts` in dataset.json: `answers`, the list to choose from"
+    ),
+    oddities=(
+        "- `answer` is a text, a list of ten, or not there (test).\n"
+        "- Question ids are unique within a dataset of a split; one that comes again counts as `repeated "
+        "question`.\n"
+        "- A picture that is not there is `missing picture`, with all questions about it."
+    ),
+    target_set="vqa-json",
+    miniature="diptych.data.miniatures.xvlm_json:make_vqa",
 )
