@@ -80,13 +80,20 @@ def test_parquet_and_further_columns(tmp_path: Path) -> None:
 def test_columns_by_name_and_number(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", f'x,photo,words,id\n1,"{A}",one,p7\n')
     rows = list(read_list([str(path)], ListOptions(url="photo", caption="words", id="id")))
-    assert [(r.url, r.caption, r.id, r.more) for r in rows] == [(A, "one", "p7", {"x": "1"})]
+    assert [(r.url, r.caption, r.id, r.more) for r in rows] == [(A, "one", "p7", {"x": 1})]
     bare = write(tmp_path / "b.tsv", f"k1\t{A}\tone\ttwo\n")
     assert read(bare, caption="3", columns=()) == [(A, "two", {})]
     with pytest.raises(UsageError, match=r"no column 'wrods' for --caption; did you mean 'words'"):
         read(path, caption="wrods")
     with pytest.raises(UsageError, match=r"none of its columns can be told to hold addresses \(x, y\)"):
         read(write(tmp_path / "c.csv", "x,y\n1,2\n"))
+
+
+def test_numbers_in_text(tmp_path: Path) -> None:
+    numbers = {"1": 1, "-12": -12, "0.50": 0.5, "-0.25": -0.25, "0": 0}
+    texts = ["007", "1e5", "1.", ".5", "+1", "nan", "1 ", "9" * 19, "1,5", "-", ""]
+    path = write(tmp_path / "a.tsv", "url\tx\n" + "".join(f"{A}\t{text}\n" for text in [*numbers, *texts]))
+    assert [more["x"] for _, _, more in read(path)] == [*numbers.values(), *texts]
 
 
 def test_damaged_rows_keep_their_place(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ _PACKED: dict[str, Callable[[IO[bytes]], Any]] = {
     "xz": lzma.LZMAFile,
 }
 _BATCH = 4096
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", re.ASCII)
+_LONGEST_NUMBER = 18
+"""Characters of a number that a column of 64 bits holds for certain."""
 
 
 @dataclass(frozen=True)
@@ -298,7 +302,7 @@ class _Columns:
             return ListRow(number, "", "", "", {}, problem="more fields than the list has columns")
         taken = {self.url, self.caption, self.id, ""}
         names = self.others if self.others is not None else [name for name in record if name not in taken]
-        more = {name: record[name] for name in names if _is_plain(record.get(name))}
+        more = {name: _as_number(record[name]) for name in names if _is_plain(record.get(name))}
         url = record.get(self.url)
         caption, name = _text(record.get(self.caption)), _text(record.get(self.id))
         if not isinstance(url, str) or not url.strip():
@@ -334,3 +338,10 @@ def _text(value: Any) -> str:
 
 def _is_plain(value: Any) -> bool:
     return isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _as_number(value: Any) -> Any:
+    """Return a number that stands in a list as text (CSV has no others); `007` is no number but a name."""
+    if isinstance(value, str) and len(value) <= _LONGEST_NUMBER and _NUMBER.fullmatch(value):
+        return float(value) if "." in value else int(value)
+    return value
