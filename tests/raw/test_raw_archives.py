@@ -107,9 +107,13 @@ def test_a_compressed_tar_is_copied_once_and_again_when_it_changes(tmp_path):
     before = copy.stat().st_mtime_ns
     assert RawFolder(tmp_path).need("part_0.tar.gz@/1.mp4").read() == b"old"
     assert copy.stat().st_mtime_ns == before
+    killed = tmp_path / ".diptych" / "parts-x" / "half.tar"
+    killed.parent.mkdir()
+    killed.touch()
     path.write_bytes(tar_of({"1.mp4": b"newer"}, "w:gz"))
     assert RawFolder(tmp_path).need("part_0.tar.gz@/1.mp4").read() == b"newer"
     assert len(list((tmp_path / ".diptych").glob("*.tar"))) == 1
+    assert not killed.parent.exists()
     # The copy is no part of the raw files.
     assert list(RawFolder(tmp_path).media("").names()) == ["part_0.tar.gz"]
 

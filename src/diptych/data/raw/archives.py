@@ -8,6 +8,7 @@ import bz2
 import gzip
 import io
 import lzma
+import shutil
 import tarfile
 import unicodedata
 import zipfile
@@ -291,8 +292,12 @@ def plain_copy(path: Path, kind: str) -> Path:
     name = f"{path.name}.{stat.st_size:x}-{stat.st_mtime_ns:x}.tar"
 
     def make(out: Path) -> None:
-        for stale in out.parent.parent.glob(f"{_escape(path.name)}.*-*.tar"):
+        home = out.parent.parent
+        for stale in home.glob(f"{_escape(path.name)}.*-*.tar"):
             stale.unlink(missing_ok=True)
+        for left in home.glob("parts-*"):  # by a killed process: this one holds the lock
+            if left != out.parent:
+                shutil.rmtree(left, ignore_errors=True)
         _decompress(path, kind, out, MAX_RATIO * max(stat.st_size, _LEAST))
 
     return derived_file([path.parent / FOLDER, cache_home(path)], name, make, Path.is_file)
