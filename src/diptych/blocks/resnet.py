@@ -17,15 +17,13 @@ from torch.utils.checkpoint import checkpoint
 from diptych.config.schema import Section
 
 Depth = Literal[18, 34, 50, 101, 152]
-_BLOCKS: dict[int, tuple[int, int, int, int]] = {
+BLOCKS: dict[int, tuple[int, int, int, int]] = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
-STRIDE = 32
-"""Pixels along the side of a cell of the last map."""
 
 
 class ResNetConfig(Section):
@@ -36,6 +34,11 @@ class ResNetConfig(Section):
     base_channels: int = Field(
         64, ge=1, description="Channels of the first stage; each next has twice as many."
     )
+    stem: Literal["published", "small"] = Field(
+        "published",
+        description="published: a 7x7 convolution and a pooling, a cell of the last map is 32 pixels wide. "
+        "small (ours): a 3x3 convolution alone, 16 pixels: for small pictures.",
+    )
     frozen_stages: int = Field(
         -1,
         ge=-1,
@@ -43,26 +46,65 @@ class ResNetConfig(Section):
         description="Stages that are not trained and keep their batch statistics: -1 none, 0 the stem, 1 the "
         "stem and the first stage, ...",
     )
+    norm: Literal["batch", "frozen"] = Field(
+        "batch",
+        description="`frozen`: norms are constants (as detectors use them); nothing of them is trained.",
+    )
+    widths: tuple[int, int, int, int] | None = Field(
+        None, description="Inner channels of each stage instead of those of `base_channels`."
+    )
+    blocks: tuple[int, int, int, int] | None = Field(
+        None, description="Blocks of each stage instead of those of `depth`."
+    )
     recompute: bool = Field(
         False,
         description="Run blocks again in the backward pass to save memory, as published: their batch "
         "statistics then move twice a step.",
     )
 
+    @property
+    def stride(self) -> int:
+        """Pixels along the side of a cell of the last map."""
+        return 32 if self.stem == "published" else 16
+
 
 def _expansion(depth: int) -> int:
     return 1 if depth < 50 else 4
 
 
+class FrozenNorm(nn.Module):
+    """A batch norm as a constant: scale and shift of each channel, all in buffers."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        for name, value in {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}.items():
+            self.register_buffer(name, torch.full((channels,), value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, C, H, W]."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale[:, None, None] + shift[:, None, None]
+
+
+Norm = Callable[[int], nn.Module]
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut."""
 
-    def __init__(self, inputs: int, width: int, stride: int, shortcut: nn.Module | None) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, shortcut: nn.Module | None, norm: Norm) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = norm(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = norm(width)
         self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,7 +114,7 @@ class BasicBlock(nn.Module):
         return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
 
     @property
-    def last_norm(self) -> nn.BatchNorm2d:
+    def last_norm(self) -> nn.Module:
         """The norm before the sum, which starts at zero."""
         return self.bn2
 
@@ -80,14 +122,14 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """A 1x1, a 3x3 (with the stride) and a 1x1 convolution beside a shortcut."""
 
-    def __init__(self, inputs: int, width: int, stride: int, shortcut: nn.Module | None) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, shortcut: nn.Module | None, norm: Norm) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = norm(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = norm(width)
         self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.bn3 = norm(4 * width)
         self.downsample = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,7 +140,7 @@ class Bottleneck(nn.Module):
         return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
 
     @property
-    def last_norm(self) -> nn.BatchNorm2d:
+    def last_norm(self) -> nn.Module:
         """The norm before the sum, which starts at zero."""
         return self.bn3
 
@@ -107,7 +149,7 @@ Block = BasicBlock | Bottleneck
 
 
 class ResNet(nn.Module):
-    """Pictures to the map of the last stage, 1/32 of their size.
+    """Pictures to the map of the last stage, 1/32 of their size (1/16 with the small stem).
 
     Batch norms are those of each rank by itself, as published. Weights are drawn as usual: He's normal over
     the outputs for convolutions, and zero for the last norm of each block.
@@ -116,11 +158,12 @@ class ResNet(nn.Module):
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.conv1 = nn.Conv2d(3, config.stem_channels, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(config.stem_channels)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        kernel = 7 if config.stem == "published" else 3
+        self.conv1 = nn.Conv2d(3, config.stem_channels, kernel, 2, kernel // 2, bias=False)
+        self.bn1 = _norm(config)(config.stem_channels)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if config.stem == "published" else nn.Identity()
         channels = config.stem_channels
-        for stage, blocks in enumerate(_BLOCKS[config.depth], start=1):
+        for stage, blocks in enumerate(BLOCKS[config.depth], start=1):
             made, channels = _stage(config, stage, blocks, channels)
             self.add_module(f"layer{stage}", made)
         self.out_channels = channels
@@ -133,7 +176,7 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, Block):
+            elif isinstance(module, Block) and isinstance(module.last_norm, nn.BatchNorm2d):
                 nn.init.zeros_(module.last_norm.weight)
 
     def stage(self, number: int) -> nn.Sequential:
@@ -155,7 +198,7 @@ class ResNet(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Turn normalised pictures [B, 3, H, W] into [B, out_channels, ceil(H / 32), ceil(W / 32)]."""
+        """Turn normalised pictures [B, 3, H, W] into [B, out_channels, ceil(H / stride), ceil(W / stride)]."""
         x: Tensor = self.maxpool(torch.relu(self.bn1(self.conv1(images))))
         for number in range(1, 5):
             for block in self.stage(number):
@@ -169,9 +212,14 @@ class ResNet(nn.Module):
         return block(x)
 
 
+def _norm(config: ResNetConfig) -> Norm:
+    return FrozenNorm if config.norm == "frozen" else nn.BatchNorm2d
+
+
 def _stage(config: ResNetConfig, stage: int, blocks: int, inputs: int) -> tuple[nn.Sequential, int]:
     """Return a stage and the number of its output channels."""
-    width, grown = config.base_channels * 2 ** (stage - 1), _expansion(config.depth)
+    width = config.widths[stage - 1] if config.widths else config.base_channels * 2 ** (stage - 1)
+    grown, norm = _expansion(config.depth), _norm(config)
     kind: type[Block] = BasicBlock if grown == 1 else Bottleneck
     made: list[nn.Module] = []
     for number in range(blocks):
@@ -179,8 +227,8 @@ def _stage(config: ResNetConfig, stage: int, blocks: int, inputs: int) -> tuple[
         shortcut = None
         if stride != 1 or inputs != width * grown:
             shortcut = nn.Sequential(
-                nn.Conv2d(inputs, width * grown, 1, stride, bias=False), nn.BatchNorm2d(width * grown)
+                nn.Conv2d(inputs, width * grown, 1, stride, bias=False), norm(width * grown)
             )
-        made.append(kind(inputs, width, stride, shortcut))
+        made.append(kind(inputs, width, stride, shortcut, norm))
         inputs = width * grown
     return nn.Sequential(*made), inputs
