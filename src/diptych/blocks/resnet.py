@@ -163,7 +163,7 @@ class ResNet(nn.Module):
         self.bn1 = _norm(config)(config.stem_channels)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if config.stem == "published" else nn.Identity()
         channels = config.stem_channels
-        for stage, blocks in enumerate(BLOCKS[config.depth], start=1):
+        for stage, blocks in enumerate(config.blocks or BLOCKS[config.depth], start=1):
             made, channels = _stage(config, stage, blocks, channels)
             self.add_module(f"layer{stage}", made)
         self.out_channels = channels
