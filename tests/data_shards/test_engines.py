@@ -230,6 +230,39 @@ def test_ctrl_c_ends_the_workers_and_keeps_what_is_finished(tmp_path: Path) -> N
     assert tree(tmp_path / "out") == tree(tmp_path / "fresh")
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+from toy_card import toy_card
+from diptych.data.prepare import prepare
+from diptych.errors import DataError
+resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+try:
+    prepare(toy_card(), None, Path(sys.argv[1]), shard_size=7, workers=2)
+except DataError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_under_workers(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(out)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=HERE,
+        check=True,
+    )
+    assert re.fullmatch(
+        rf"cannot write {out}/toy-00000\d\.tar: File too large; the 0 finished shards stay: make room, "
+        "then run the same command again\n",
+        done.stdout,
+    )
+    assert done.stderr == ""
+    assert not out.exists()
+
+
 @pytest.mark.slow
 def test_thirty_random_kills(tmp_path: Path) -> None:
     done = subprocess.run(
