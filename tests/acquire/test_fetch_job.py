@@ -373,3 +373,30 @@ def test_ray_gives_what_one_process_gives(server: FaultServer, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert tars(tmp_path / "one") == tars(tmp_path / "ray")
     assert verify(tmp_path / "ray").sound
+
+
+def test_a_full_disk_is_told(server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is finished stays, and the next run goes on."""
+    from diptych.data.acquire import working
+
+    list_, out, write = (
+        write_list(tmp_path / "a.csv", server, *good(20)),
+        tmp_path / "out",
+        working.pq.write_table,
+    )
+    written: list[Path] = []
+
+    def full(table: Any, path: Path, **options: Any) -> None:
+        written.append(path)
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        write(table, path, **options)
+
+    monkeypatch.setattr(working.pq, "write_table", full)
+    with pytest.raises(DataError, match=r"cannot write .*No space left"):
+        fetched(list_, out)
+    monkeypatch.undo()
+    assert not list(out.glob("*.partial"))
+    summary = fetched(list_, out)
+    assert (summary.fetched, summary.resumed) == (20, 1)
+    assert verify(out).sound

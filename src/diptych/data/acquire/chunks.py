@@ -70,8 +70,10 @@ def _entry(row: ListRow, keys: KeySet) -> Entry:
         row, key = replace(row, problem=f"the name '{row.id}' occurred before"), _made_key(row)
     elif named:
         keys.add(key)
-    more = {(f"source_{name}" if name in RESERVED else name): value for name, value in row.more.items()}
-    return Entry(key, replace(row, more=more))
+    if not RESERVED.isdisjoint(row.more):
+        more = {(f"source_{name}" if name in RESERVED else name): value for name, value in row.more.items()}
+        row = replace(row, more=more)
+    return Entry(key, row)
 
 
 def _made_key(row: ListRow) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diptych.data.acquire.paths import META, REPORT, ROWS, RUN, WORK, rows_path
+from diptych.data.acquire.paths import META, REPORT, ROWS, RUN, WORK, part_path, rows_path
 from diptych.data.derived import FOLDER
 from diptych.data.files import PARTIAL, cannot_write, written_whole
 from diptych.data.layout import INDEX, INFO
@@ -102,8 +102,8 @@ class FetchFolder:
         """Return the finished chunks by number, without those whose shard is gone or has another size."""
         found: dict[int, Finished] = {}
         for path in sorted((self.folder / "parts").glob("*.parquet")):
-            part = _read(path)
-            if part is not None and self._is_whole(part):
+            part = read_finished(self.out, int(path.stem)) if path.stem.isdigit() else None
+            if part is not None:
                 found[part.number] = part
         return found
 
@@ -116,15 +116,6 @@ class FetchFolder:
         content = {"identity": self._identity, "passes": [vars(one) for one in self.passes]}
         with written_whole(self.folder / MANIFEST) as partial:
             partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-    def _is_whole(self, part: Finished) -> bool:
-        if not rows_path(self.out, part.number).is_file():
-            return False
-        if part.shard is None:
-            return True
-        with suppress(OSError):
-            return bool((self.out / part.shard["file"]).stat().st_size == part.shard["bytes"])
-        return False
 
     def _tidy(self) -> None:
         """Delete what a killed run left behind."""
@@ -197,8 +188,13 @@ class FetchFolder:
                 path.unlink()
 
 
-def _read(path: Path) -> Finished | None:
+def read_finished(out: Path, number: int) -> Finished | None:
+    """Return what is recorded of a chunk; None if it is not finished or its shard is gone or cut."""
+    path = part_path(out, number)
     try:
-        return Finished(path, **json.loads((pq.read_schema(path).metadata or {})[META]))
+        part = Finished(path, **json.loads((pq.read_schema(path).metadata or {})[META]))
+        size = int(part.shard["bytes"]) if part.shard else 0
+        whole = part.shard is None or (out / part.shard["file"]).stat().st_size == size
     except (OSError, KeyError, ValueError, TypeError, pa.ArrowException):
         return None
+    return part if whole and rows_path(out, number).is_file() else None

@@ -21,6 +21,7 @@ from diptych.data.acquire.hosts import Hosts
 from diptych.data.acquire.media import Medium, picture_store
 from diptych.data.acquire.paths import META, ROW, SUCCESS, part_path, rows_path, still_runs
 from diptych.data.acquire.robots import Robots
+from diptych.data.acquire.state import read_finished
 from diptych.data.acquire.tasks import FetchJob, Group
 from diptych.data.columns import make_part
 from diptych.data.engines import Tell
@@ -49,8 +50,8 @@ def work(group: Group, tell: Tell) -> None:
     """
     try:
         asyncio.run(_fetch_group(group, tell))
-    except* Exception as several:
-        raise _first(several) from None
+    except ExceptionGroup as several:
+        raise _first(several) from several
 
 
 def _first(error: BaseException) -> BaseException:
@@ -78,8 +79,8 @@ class _Progress:
     def __init__(self, tell: Tell) -> None:
         self._tell, self._done = tell, 0
 
-    def count(self, key: str) -> None:
-        self._done += 1
+    def count(self, key: str, rows: int = 1) -> None:
+        self._done += rows
         self._tell(self._done, key)
 
 
@@ -104,6 +105,12 @@ async def _fetch_chunk(
         progress.count(entry.key)
 
     still_runs(job.out, job.run)
+    known = read_finished(job.out, chunk.number)
+    if known is not None and known.fingerprint == chunk.fingerprint:
+        # Another process finished it, and died of a later chunk of the group.
+        progress.count(chunk.entries[-1].key, len(chunk.entries))
+        started.set()
+        return
     with _Spool(job.out) as spool:
         try:
             async with asyncio.TaskGroup() as rows:
