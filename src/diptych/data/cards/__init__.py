@@ -8,6 +8,8 @@ CARDS: dict[str, str] = {
     "retrieval-json": "diptych.data.cards.xvlm_json_retrieval:CARD",
     "vqa-json": "diptych.data.cards.xvlm_json_vqa:CARD",
     "nlvr-json": "diptych.data.cards.xvlm_json_nlvr:CARD",
+    "soho-pretrain": "diptych.data.cards.soho:CARD_PRETRAIN",
+    "soho-vqa": "diptych.data.cards.soho:CARD_VQA",
     "coco-caption": "diptych.data.cards.coco_caption:CARD",
     "coco-2017": "diptych.data.cards.coco_2017:CARD",
     "flickr30k": "diptych.data.cards.flickr30k:CARD",
