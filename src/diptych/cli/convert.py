@@ -28,13 +28,19 @@ def register(app: typer.Typer) -> None:
     @app.command("convert")
     def convert(
         system: Annotated[
-            str, typer.Argument(metavar="SYSTEM", help="A system with published checkpoints: eve.")
+            str, typer.Argument(metavar="SYSTEM", help="A system with published checkpoints: eve, soho.")
         ],
         checkpoint: Annotated[
             Path,
             typer.Argument(help="Published checkpoint (torch, safetensors), or an export."),
         ],
-        out: Annotated[Path, typer.Argument(help="Export to write, or a .safetensors file.")],
+        out: Annotated[
+            Path | None,
+            typer.Argument(
+                help="Export to write, or a .safetensors file; with --backbone or --bert there is no "
+                "CHECKPOINT, and the only path is this one."
+            ),
+        ] = None,
         to_published: Annotated[bool, typer.Option("--to-published", help="Convert the other way.")] = False,
         image_size: Annotated[
             int | None, typer.Option(help="Side of the pictures to come: resizes the position table.")
@@ -55,18 +61,42 @@ def register(app: typer.Typer) -> None:
         answers: Annotated[
             Path | None, typer.Option(help="JSON list of the answers that a VQA checkpoint chooses among.")
         ] = None,
+        backbone: Annotated[
+            Path | None,
+            typer.Option(help="soho: a ResNet of torchvision to start pre-training from."),
+        ] = None,
+        bert: Annotated[
+            Path | None, typer.Option(help="soho: a BERT whose first layers to start pre-training from.")
+        ] = None,
+        layers: Annotated[int, typer.Option(min=1, help="Layers to take from --bert.")] = 3,
         force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
     ) -> None:
         """Turn a published checkpoint into an export that Diptych trains from and evaluates, or back."""
         from diptych.errors import UsageError
         from diptych.tasks.vqa import ASSET
         from diptych.tasks.vqa_answers import read_answers
-        from diptych.train.published import ImportOptions, converter_of, import_to, publish_to
+        from diptych.train.published import (
+            ImportOptions,
+            assemble_to,
+            converter_of,
+            import_to,
+            publish_to,
+        )
 
         converter_of(system)
+        parts = backbone is not None or bert is not None
+        if parts != (out is None):
+            raise UsageError(
+                "convert: give CHECKPOINT and OUT, or OUT alone with --backbone or --bert"
+                if parts
+                else "convert: OUT is missing: where the export is to be written"
+            )
+        out = checkpoint if out is None else out
         if out.exists() and not force:
             raise UsageError(f"{out} exists; choose another name or give --force")
-        if to_published:
+        if parts:
+            ignored = assemble_to(system, out, backbone, bert, layers, tokenizer)
+        elif to_published:
             ignored = publish_to(system, checkpoint, out)
         else:
             options = ImportOptions(heads.value, image_size, attention_heads, routing.value)

@@ -64,7 +64,7 @@ def _facts(
         + (f", of which {experts:,} in experts" if experts else ""),
     }
     if "image" in data:
-        found["pictures"] = f"{data['image']['size']} x {data['image']['size']} pixels"
+        found["pictures"] = _pictures(data["image"])
     if "text" in data:
         found["texts"] = f"up to {data['text']['max_tokens']} tokens"
     found["tokenizer"] = f"{tokens:,} tokens" if tokens is not None else "not included"
@@ -75,6 +75,12 @@ def _facts(
         found["steps"] = f"{step:,}"
     found["made with"] = f"Diptych {diptych.__version__}"
     return found
+
+
+def _pictures(image: Mapping[str, Any]) -> str:
+    if image.get("resize") == "fit":
+        return f"of any shape, within {image['long']} x {image['short']} pixels"
+    return f"{image['size']} x {image['size']} pixels"
 
 
 def _use(system: str, task: str) -> str:

@@ -88,7 +88,7 @@ def write_export(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        (aside / WEIGHTS).write_bytes(save(_separate(state), metadata={"format": "pt"}))
+        (aside / WEIGHTS).write_bytes(save(separate(state), metadata={"format": "pt"}))
         if tokenizer is not None:
             tokenizer.save(aside / "tokenizer")
         if assets:
@@ -107,7 +107,7 @@ def write_export(
     return folder
 
 
-def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors in host memory, contiguous, no two of them in the same memory.
 
     Tied weights share memory, and safetensors refuses to guess which of them owns it: those are copied. All

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from torch import Tensor
 
@@ -14,10 +14,13 @@ from diptych.resolve import look_up
 from diptych.systems.task import Task
 from diptych.train.build import build_task
 from diptych.train.config import RunConfig
-from diptych.train.export import find_weights, read_weights, write_export
+from diptych.train.export import find_weights, read_weights, separate, write_export
 from diptych.train.undrawn import Undrawn
 
-CONVERTERS: dict[str, str] = {"eve": "diptych.systems.eve.published:CONVERTER"}
+CONVERTERS: dict[str, str] = {
+    "eve": "diptych.systems.eve.published:CONVERTER",
+    "soho": "diptych.systems.soho.published:CONVERTER",
+}
 """Systems with published checkpoints -> "module:object" of a `Converter`, imported on first use."""
 
 Heads = Literal["best", "own", "none"]
@@ -41,6 +44,16 @@ class Converter(Protocol):
 
     def publish(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Return published weights, and our names that have no place among them."""
+        ...
+
+
+class Assembler(Protocol):
+    """What a converter offers besides, where training starts from parts that others trained."""
+
+    def assemble(
+        self, *, backbone: Path | None, bert: Path | None, layers: int
+    ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+        """Return settings, our weights, and the keys of the files that were left out."""
         ...
 
 
@@ -154,6 +167,34 @@ def import_to(
     return found.ignored
 
 
+def assemble_to(
+    system: str, out: Path, backbone: Path | None, bert: Path | None, layers: int, tokenizer: Path | None
+) -> list[str]:
+    """Write an export to start pre-training from; return the keys of the files that were left out.
+
+    Args:
+        system: whose parts they are.
+        out: the export.
+        backbone: weights of a CNN trained on classes.
+        bert: weights of a text model.
+        layers: layers to take of it.
+        tokenizer: its tokenizer.json or vocabulary, stored beside the weights; may be missing.
+
+    Raises:
+        UsageError: the system does not start from such parts.
+        CheckpointError: a file that is not readable, or not what it should be.
+        DataError: the tokenizer cannot be read.
+    """
+    converter = converter_of(system)
+    if not hasattr(converter, "assemble"):
+        raise UsageError(f"system {system} does not start from a backbone or a BERT; give its own checkpoint")
+    assembler = cast(Assembler, converter)
+    settings, state, ignored = assembler.assemble(backbone=backbone, bert=bert, layers=layers)
+    words = Tokenizer.from_file(tokenizer) if tokenizer is not None else None
+    write_export(out, state, words, settings)
+    return ignored
+
+
 def publish_to(system: str, export: Path, out: Path) -> list[str]:
     """Write an export as a safetensors file in the published layout; return our names without a place there.
 
@@ -167,7 +208,7 @@ def publish_to(system: str, export: Path, out: Path) -> list[str]:
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.tmp")
     try:
-        save_file({n: t.contiguous() for n, t in published.items()}, aside)
+        save_file(separate(published), aside)
         aside.replace(out)
     finally:
         aside.unlink(missing_ok=True)

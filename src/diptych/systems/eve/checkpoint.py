@@ -1,13 +1,10 @@
 """Reading published checkpoint files."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from diptych.errors import CheckpointError
@@ -15,6 +12,7 @@ from diptych.systems.eve.config import EveConfig
 from diptych.systems.eve.convert import LoadRules, from_published
 from diptych.systems.eve.model import EveModel
 from diptych.systems.eve.shapes import read_config
+from diptych.systems.files import read_state_dict
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -25,34 +23,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: missing, damaged, or holding anything but tensors and plain containers.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; expected a published checkpoint")
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else _load_torch(path)
-    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: damaged or no checkpoint ({_first_line(error)})") from error
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path}: expected a state dict, got {type(content).__name__}")
-    wrong = [str(n) for n, t in content.items() if not isinstance(t, Tensor)]
-    if wrong:
-        raise CheckpointError(f"{path}: expected tensors only, but {', '.join(sorted(wrong)[:3])} are none")
-    return dict(content)
-
-
-def _load_torch(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: holds Python objects beside tensors, which could run code when read; "
-            f"save its state dict alone where you trust the file ({_first_line(error)})"
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return read_state_dict(path, ("model",))
 
 
 def import_checkpoint(

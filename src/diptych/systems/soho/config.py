@@ -32,6 +32,11 @@ class SohoConfig(SystemConfig):
         description="`plain`: no dictionary (fine-tuning). `gated`: features and their dictionary entries, "
         "weighted by a gate (published pre-training). `added`: their sum.",
     )
+    pool: bool = Field(
+        True,
+        description="Pool 2 x 2 cells of the CNN's map into a token (published: 64 pixels a side); false "
+        "(ours): a token a cell.",
+    )
     dictionary: DictionaryConfig = Field(DictionaryConfig(), description="The visual dictionary.")
     align_before: bool = Field(False, description="A linear layer before the dictionary.")
     align: bool = Field(True, description="A linear layer behind the dictionary.")
@@ -41,6 +46,11 @@ class SohoConfig(SystemConfig):
         "measured by the height of the batch too, so that portraits lose their right part and padding of "
         "landscapes counts; released weights expect it. `exact`: cells that begin inside the picture.",
     )
+
+    @property
+    def cell(self) -> int:
+        """Pixels along the side of a token."""
+        return self.backbone.stride * (2 if self.pool else 1)
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:

@@ -15,9 +15,6 @@ from diptych.systems.protocol import Fused, ImageSpec, TextSpec, VisionLanguageM
 from diptych.systems.soho.config import MEAN, STD, SohoConfig
 from diptych.systems.soho.neck import Neck, Seen
 
-MULTIPLE = 32
-"""Pictures are padded to multiples of so many pixels."""
-
 
 class SohoModel(VisionLanguageModel):
     """A CNN with a neck, and a transformer over text and visual tokens together."""
@@ -28,7 +25,7 @@ class SohoModel(VisionLanguageModel):
         super().__init__()
         self.config = config
         self.width, self.heads = config.width, config.heads
-        self.image_spec = ImageSpec(0, MEAN, STD, sizes="any", multiple=MULTIPLE)
+        self.image_spec = ImageSpec(0, MEAN, STD, sizes="any", multiple=config.backbone.stride)
         self.text_spec = TextSpec(config.max_text_tokens, config.vocab_size)
         self.backbone = ResNet(config.backbone)
         self.neck = Neck(config, self.backbone.out_channels)
@@ -52,8 +49,8 @@ class SohoModel(VisionLanguageModel):
         """
         if sizes is None:
             sizes = torch.tensor([images.shape[-2:]], device=images.device).expand(len(images), 2)
-        # One token needs 64 pixels: very thin pictures get more padding.
-        missing = [max(0, 2 * MULTIPLE - side) for side in images.shape[-2:]]
+        # There is one token at least (64 pixels as published): very thin pictures get more padding.
+        missing = [max(0, self.config.cell - side) for side in images.shape[-2:]]
         if any(missing):
             images = F.pad(images, (0, missing[1], 0, missing[0]))
         H, W = images.shape[-2:]

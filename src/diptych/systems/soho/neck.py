@@ -63,7 +63,8 @@ class Neck(nn.Module):
             frame: height and width that all were padded to.
             times: how often each picture is used; statistics count it so often, as published.
         """
-        v = self.bn(self.conv(F.max_pool2d(maps, 2, 2)), times)  # [B, D, h, w]
+        cells = F.max_pool2d(maps, 2, 2) if self.config.pool else maps
+        v = self.bn(self.conv(cells), times)  # [B, D, h, w]
         mask = token_mask(sizes, frame, (v.shape[2], v.shape[3]), published=self.config.mask == "published")
         positions = sine_positions(mask, self.config.width).flatten(1, 2).to(v.dtype)
         if self.config.neck == "plain":
