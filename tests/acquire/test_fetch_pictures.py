@@ -134,6 +134,14 @@ def test_pictures_are_turned_upright() -> None:
     assert Image.open(io.BytesIO(found.data)).getexif().get(0x0112, 1) == 1
 
 
+def test_pictures_that_say_they_are_upright_take_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    data = encoded(halves(), exif=exif, quality=95)
+    monkeypatch.setattr("diptych.data.acquire.pictures._store_any", None)
+    assert json.loads(store(data, size=60).exif or "") == {"Orientation": "1"}
+
+
 def test_exif_is_told_as_texts() -> None:
     exif = Image.Exif()
     exif[0x010F], exif[0x0132] = "Maker", "2020:01:02 03:04:05"

@@ -63,7 +63,7 @@ def store_picture(data: bytes, options: PictureOptions) -> Stored:
         with warnings.catch_warnings():
             # Odd metadata do not matter for pixels; sizes are looked at before decoding.
             warnings.simplefilter("ignore")
-            if header is not None and not header.may_be_turned and not _coloured(data):
+            if header is not None and not _coloured(data) and not _is_turned(data, header):
                 found = _store_plain(data, header, options)
                 if found is not None:
                     return found
@@ -80,6 +80,10 @@ def store_picture(data: bytes, options: PictureOptions) -> Stored:
         ) from error
 
 
+def _is_turned(data: bytes, header: JpegHeader) -> bool:
+    return header.may_be_turned and orientation(data) != 1
+
+
 def _store_plain(data: bytes, header: JpegHeader, options: PictureOptions) -> Stored | None:
     """Store a JPEG that only has to become smaller, or to stay; None if that is not the case."""
     size = (header.width, header.height)
@@ -91,12 +95,19 @@ def _store_plain(data: bytes, header: JpegHeader, options: PictureOptions) -> St
         return None
     if min(size) // (_LEAST_REDUCTION * min(target)) >= 2:
         return None
+    if target == size:
+        try:
+            # Stricter than what makes planes: damage would stay in the bytes.
+            grey = simplejpeg.decode_jpeg(data, "GRAY")[:, :, 0]
+        except ValueError:
+            return None
+        return Stored("jpg", data, *size, *size, _exif(data, None), difference_hash(Image.fromarray(grey)))
     planes = _scaler().scale(data, size, target)
     if planes is None:
         return None
-    stored = data if target == size else simplejpeg.encode_jpeg_yuv_planes(*planes, options.quality)
-    grey = Image.fromarray(planes[0])
-    return Stored("jpg", stored, *target, *size, _exif(data, None), difference_hash(grey))
+    stored = simplejpeg.encode_jpeg_yuv_planes(*planes, options.quality)
+    grey_hash = difference_hash(Image.fromarray(planes[0]))
+    return Stored("jpg", stored, *target, *size, _exif(data, None), grey_hash)
 
 
 @functools.cache

@@ -31,7 +31,7 @@ class PlaneScaler:
         self._reformatters: dict[Shape, VideoReformatter] = {}
 
     def scale(self, data: bytes, size: tuple[int, int], target: tuple[int, int]) -> Planes | None:
-        """Return the planes of a colour JPEG, resized; None if it is damaged or of another kind.
+        """Return the planes of a colour JPEG in another size; None if it is damaged or of another kind.
 
         Args:
             data: the whole file.
@@ -42,11 +42,10 @@ class PlaneScaler:
             frame = self._decode(data)
             if frame is None or (frame.width, frame.height) != size or frame.format.name not in _LAYOUTS:
                 return None
-            if target != size:
-                # More threads would only wait for each other: each worker has a core.
-                frame = self._reformatter((*size, *target, frame.format.name)).reformat(
-                    frame, *target, frame.format.name, interpolation=Interpolation.BICUBIC, threads=1
-                )
+            # More threads would only wait for each other: each worker has a core.
+            frame = self._reformatter((*size, *target, frame.format.name)).reformat(
+                frame, *target, frame.format.name, interpolation=Interpolation.BICUBIC, threads=1
+            )
             y, u, v = (_plane(plane) for plane in frame.planes)
         except (av.FFmpegError, ValueError):
             # What is left in the decoder belongs to the damaged picture.
