@@ -206,6 +206,19 @@ def test_failed_rows_alone_are_tried_again(server: FaultServer, tmp_path: Path) 
     assert dict(server.gets) == {"/missing/x": 1}
 
 
+def test_rows_of_some_causes_are_tried_again(server: FaultServer, tmp_path: Path) -> None:
+    list_ = write_list(tmp_path / "a.csv", server, "1.png", "status/500", "status/403", "missing/x")
+    out = tmp_path / "out"
+    fetched(list_, out)
+    server.gets.clear()
+    server.mended = True
+    summary = fetched(list_, out, retry_failed=True, only=["http 403", "http 404"])
+    assert dict(server.gets) == {"/status/403": 1, "/missing/x": 1}
+    assert summary.causes == {"http 404": 1, "http 500": 1}
+    with pytest.raises(UsageError, match="needs --retry-failed"):
+        fetched(list_, out, only=["dns"])
+
+
 def test_nothing_came(server: FaultServer, tmp_path: Path) -> None:
     list_, out = write_list(tmp_path / "a.csv", server, "missing/a", "missing/b"), tmp_path / "out"
     with pytest.raises(DataError, match=r"none of the 2 rows could be fetched \(http 404 2\)"):

@@ -133,6 +133,10 @@ def fetch(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try the rows again that failed.")
     ] = False,
+    only: Annotated[
+        str,
+        typer.Option(metavar="CAUSE,...", help='With --retry-failed: of these causes, e.g. "dns,http 503".'),
+    ] = "",
     force: Annotated[bool, typer.Option("--force", help="Begin anew.")] = False,
 ) -> None:
     """Fetch the pictures of a list into shards with an index. Interrupted, the same command goes on."""
@@ -186,6 +190,7 @@ def fetch(
             workers=workers,
             engine=engine,
             retry_failed=retry_failed,
+            only=tuple(cause.strip() for cause in only.split(",") if cause.strip()),
             force=force,
             progress=bar.update,
         )

@@ -1,7 +1,7 @@
 """`diptych data fetch`: a list of addresses becomes a dataset; killed at any moment, the next run goes on."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ def fetch(
     workers: int | None = None,
     engine: str = "local",
     retry_failed: bool = False,
+    only: Sequence[str] = (),
     force: bool = False,
     progress: Report | None = None,
 ) -> FetchSummary:
@@ -76,6 +77,7 @@ def fetch(
         workers: processes; None: one for each core.
         engine: `local` or `ray`.
         retry_failed: try the rows again that failed.
+        only: of those, the rows that failed for one of these causes; none: all.
         force: delete what was fetched before into `out`.
         progress: told how many rows are done.
 
@@ -87,6 +89,8 @@ def fetch(
     lists, net, pictures = lists or ListOptions(), net or NetOptions(), pictures or PictureOptions()
     if shard_size < 1:
         raise UsageError(f"--shard-size: expected at least 1 row, got {shard_size}")
+    if only and not retry_failed:
+        raise UsageError("--only chooses among the rows that failed; it needs --retry-failed")
     runner = make_engine(engine, workers)
     planned = _Plan(source, form, name, lists, pictures, shard_size)
     started = time.monotonic()
@@ -95,7 +99,7 @@ def fetch(
             if (out / INFO).is_file() and not retry_failed:
                 return _summary(folder, _stored_report(out), already=True)
             if retry_failed:
-                folder.passes.append(Pass(_end(folder.passes[-1])))
+                folder.passes.append(Pass(_end(folder.passes[-1]), only=list(only)))
                 folder.save()
         finished = folder.finished()
         current = folder.passes[-1]
@@ -164,7 +168,7 @@ def _run_pass(
 ) -> int:
     """Fetch the chunks of the last pass that are not finished; return how many it has."""
     current = folder.passes[-1]
-    only = failed_keys(folder, current.first) if current.first else None
+    only = failed_keys(folder, current.first, current.only) if current.first else None
     counted = _Counted(progress)
     chunks = counted.watch(cut(planned.rows(), planned.identity["shard_size"], current.first, only))
     wanted = _unfinished(chunks, finished, folder.out)

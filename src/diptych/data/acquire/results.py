@@ -26,11 +26,20 @@ HOSTS = 100
 """Hosts in the report, those with the most rows."""
 
 
-def failed_keys(folder: FetchFolder, before: int) -> KeySet:
-    """Return the keys of the rows that failed in the chunks below `before`, the last time they were tried."""
+def failed_keys(folder: FetchFolder, before: int, only: Sequence[str] = ()) -> KeySet:
+    """Return the keys of the rows that failed in the chunks below `before`, the last time they were tried.
+
+    Args:
+        folder: where.
+        before: number of a chunk.
+        only: causes that count; none: all.
+    """
     keys = KeySet()
+    wanted = pc.field("status") != SUCCESS
+    if only:
+        wanted &= pc.field("cause").isin(list(only))
     for table in latest_rows(folder.out, folder.passes, before):
-        for key in table.filter(pc.field("status") != SUCCESS).column("key").to_pylist():
+        for key in table.filter(wanted).column("key").to_pylist():
             keys.add(key)
     return keys
 

@@ -8,7 +8,7 @@ import secrets
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -47,6 +47,8 @@ class Pass:
     """Number of its first chunk."""
     chunks: int | None = None
     """How many; None: it is not finished."""
+    only: list[str] = field(default_factory=list)
+    """Causes of the rows that are tried again; none: all causes."""
 
 
 class FetchFolder:
