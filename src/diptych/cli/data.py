@@ -8,7 +8,7 @@ import typer
 from diptych.cli.common import console, progress
 from diptych.cli.data_cards import CardArgument, list_cards, show
 from diptych.cli.fetch import fetch
-from diptych.cli.quality import DatasetArgument, report, verify
+from diptych.cli.quality import DatasetArgument, dedup, report, verify
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
     group.command("miniature")(miniature)
     group.command("verify")(verify)
     group.command("query")(query)
+    group.command("dedup")(dedup)
     group.command("report")(report)
     app.add_typer(group, name="data")
 

@@ -128,7 +128,7 @@ class ShardDataset:
             digest = str(self.info["index"]["sha256"])
             write_places(self.index, digest, self.shards, self.extensions, out)
 
-        made = self._map(derived_file(self._homes(), PLACES, make, lambda path: self._map(path) is not None))
+        made = self._map(derived_file(self.homes(), PLACES, make, lambda path: self._map(path) is not None))
         if made is None:
             raise DataError(
                 f"{self._index} and {INFO} of {self.name} do not belong together; prepare the dataset again"
@@ -142,7 +142,7 @@ class ShardDataset:
             return None
         return places if fits(places, self.info) else None
 
-    def _homes(self) -> Sequence[Path]:
+    def homes(self) -> Sequence[Path]:
         """Return where files derived from the index may lie, the best first."""
         from diptych.data.derived import FOLDER, cache_home
 
@@ -156,7 +156,7 @@ class ShardDataset:
         Raises:
             DataError: there is no place for it, or what `make` raises.
         """
-        return derived_file(self._homes(), name, make, lambda path: path.is_file())
+        return derived_file(self.homes(), name, make, lambda path: path.is_file())
 
     @functools.cached_property
     def identity(self) -> str:
