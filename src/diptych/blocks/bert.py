@@ -24,9 +24,16 @@ class BertEmbedding(nn.Module):
 
     def forward(self, ids: Tensor, types: Tensor | None = None) -> Tensor:
         """Embed token ids [B, L] int64, of types [B, L] int64 or all of type 0; [B, L, D]."""
-        kind = self.types.weight[0] if types is None else self.types(types)
-        x = self.words(ids) + self.positions.weight[: ids.shape[1]] + kind
-        out: Tensor = self.dropout(self.norm(x))
+        if types is None:
+            return self.place(self.words(ids))
+        return self._finish(self.words(ids) + self.types(types))
+
+    def place(self, vectors: Tensor, kind: int = 0) -> Tensor:
+        """Embed vectors [B, L, D] in the place of words, all of one type."""
+        return self._finish(vectors + self.types.weight[kind])
+
+    def _finish(self, x: Tensor) -> Tensor:
+        out: Tensor = self.dropout(self.norm(x + self.positions.weight[: x.shape[1]]))
         return out
 
 
@@ -59,6 +66,19 @@ class BertLayer(nn.Module):
         x = self.norm(x + self.dropout(self.proj(self._attend(x, mask))))
         out: Tensor = self.ffn_norm(x + self.dropout(self.fc2(F.gelu(self.fc1(x)))))
         return out
+
+    def attention(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return who attends to whom in [B, S, D], [B, heads, S, S] float32 (query, key), without dropout."""
+        B, S, D = x.shape
+        q, k = (
+            part(x).view(B, S, self.heads, D // self.heads).transpose(1, 2) for part in (self.query, self.key)
+        )
+        scores = (q @ k.transpose(2, 3)).float() * (D // self.heads) ** -0.5
+        if mask is not None:
+            readable = mask[:, None, None, :] if mask.dim() == 2 else mask[:, None]
+            scores = scores.masked_fill(~readable, float("-inf"))
+        found: Tensor = scores.softmax(-1)
+        return found
 
     def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
         B, S, D = x.shape
