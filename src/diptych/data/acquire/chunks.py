@@ -12,7 +12,9 @@ RESERVED = frozenset(
     {
         *("caption", "url", "key", "status", "error_message", "width", "height", "original_width"),
         *("original_height", "exif", "sha256", "dhash", "original_frames", "captions", "match_id", "meta"),
-        *("split", "shard", "duration", "frames", "text_chars", "crc32", "sample_offset", "sample_size"),
+        *("clips", "clip_start", "clip_end", "yt_meta_dict", "original_duration", "original_fps"),
+        *("fps", "audio", "split", "shard", "duration", "frames", "text_chars", "crc32"),
+        *("sample_offset", "sample_size"),
         "source_sha256",
     }
 )
@@ -51,18 +53,19 @@ def cut(
     """
     keys, entries = KeySet(), list[Entry]()
     for row in rows:
-        entry = _entry(row, keys)
+        entry = entry_of(row, keys)
         if only is not None and entry.key not in only:
             continue
         entries.append(entry)
         if len(entries) == size:
-            yield _close(first, entries)
+            yield close(first, entries)
             first, entries = first + 1, []
     if entries:
-        yield _close(first, entries)
+        yield close(first, entries)
 
 
-def _entry(row: ListRow, keys: KeySet) -> Entry:
+def entry_of(row: ListRow, keys: KeySet) -> Entry:
+    """Return a row with its key, which is put into `keys`."""
     named = clean_key(row.id)
     key = named or _made_key(row)
     if named and not row.problem and key in keys:
@@ -82,7 +85,8 @@ def _made_key(row: ListRow) -> str:
     return f"{row.number:09d}-{hashlib.blake2b(said.encode(errors='replace'), digest_size=4).hexdigest()}"
 
 
-def _close(number: int, entries: list[Entry]) -> FetchChunk:
+def close(number: int, entries: list[Entry]) -> FetchChunk:
+    """Return rows as a chunk."""
     digest = hashlib.blake2b(digest_size=16)
     for entry in entries:
         digest.update(repr(entry).encode(errors="replace"))

@@ -10,12 +10,13 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any, TextIO
 
 from diptych.data.acquire.options import ListOptions
+from diptych.data.acquire.spans import CLIPS_NAMES, END_NAMES, START_NAMES, Span, span_of, spans_of
 from diptych.data.addresses import as_url
 from diptych.data.raw.listed import is_address, squeeze
 from diptych.data.raw.tables import comma_separated, json_items, lines
@@ -28,6 +29,11 @@ Record = Mapping[str, Any]
 FORMATS = ("csv", "tsv", "txt", "json", "jsonl", "parquet")
 URL_NAMES = ("url", "contenturl", "image_url", "img_url", "image url", "photo_url", "link", "href", "src")
 """Columns that hold addresses, in small letters, the likeliest first."""
+VIDEO_URL_NAMES = (
+    *URL_NAMES,
+    *("video_url", "videourl", "video", "youtubeid", "youtube_id", "ytid", "yt_id", "file", "path"),
+)
+"""The same for videos, which may be named by their id at YouTube or by a file."""
 CAPTION_NAMES = ("caption", "text", "alt", "alt_text", "name", "title", "description", "captions")
 
 _ENDINGS = {"ndjson": "jsonl", "pq": "parquet", "list": "txt", "tab": "tsv"}
@@ -60,6 +66,8 @@ class ListRow:
     start: float | None = None
     """Seconds into the medium at which the wanted part begins; None: the whole."""
     end: float | None = None
+    clips: tuple[tuple[float, float], ...] = ()
+    """Several wanted parts; then `start` and `end` mean nothing."""
 
 
 def list_files(source: str) -> list[str]:
@@ -276,13 +284,16 @@ class _Columns:
     caption: str
     id: str
     others: tuple[str, ...] | None
+    times: tuple[str, str, str] = ("", "", "")
+    """Columns with start, end, and lists of both."""
 
     @classmethod
     def find(cls, file: str, record: Record, options: ListOptions) -> "_Columns":
         names = [name for name in record if name]
         url = _named(file, names, options.url, "url")
         if not url:
-            url = _likely(names, URL_NAMES) or _by_content(names, record)
+            url = _likely(names, VIDEO_URL_NAMES if options.video else URL_NAMES)
+            url = url or _by_content(names, record)
         if not url:
             raise UsageError(
                 f"{file}: none of its columns can be told to hold addresses ({', '.join(names)}); "
@@ -293,21 +304,41 @@ class _Columns:
             caption = next(name for name in names if name != url)
         for name in options.columns or ():
             _named(file, names, name, "columns")
-        return cls(url, caption, _named(file, names, options.id, "id"), options.columns)
+        times = ("", "", "")
+        if options.video:
+            times = (
+                _named(file, names, options.start, "start") or _likely(names, START_NAMES),
+                _named(file, names, options.end, "end") or _likely(names, END_NAMES),
+                _named(file, names, options.clips, "clips") or _likely(names, CLIPS_NAMES),
+            )
+        return cls(url, caption, _named(file, names, options.id, "id"), options.columns, times)
 
     def row(self, number: int, record: Record) -> ListRow:
         """Return the row that a record makes."""
         if any(record.get("") or ()):
             # Which of them the address is can no longer be told: a comma stands where it should be quoted.
             return ListRow(number, "", "", "", {}, problem="more fields than the list has columns")
-        taken = {self.url, self.caption, self.id, ""}
+        taken = {self.url, self.caption, self.id, *self.times, ""}
         names = self.others if self.others is not None else [name for name in record if name not in taken]
         more = {name: _as_number(record[name]) for name in names if _is_plain(record.get(name))}
         url = record.get(self.url)
         caption, name = _text(record.get(self.caption)), _text(record.get(self.id))
         if not isinstance(url, str) or not url.strip():
             return ListRow(number, name, "", squeeze(caption), more, problem="no address")
-        return ListRow(number, name, url.strip(), squeeze(caption), more)
+        row = ListRow(number, name, url.strip(), squeeze(caption), more)
+        try:
+            clips = self._clips(record)
+        except ValueError as error:
+            return replace(row, problem=str(error))
+        if len(clips) == 1 and not record.get(self.times[2]):
+            return replace(row, start=clips[0][0], end=clips[0][1])
+        return replace(row, clips=clips)
+
+    def _clips(self, record: Record) -> tuple[Span, ...]:
+        start, end, clips = (record.get(name) if name else None for name in self.times)
+        found = spans_of(clips)
+        one = span_of(start, end) if not found else None
+        return (one,) if one else found
 
 
 def _named(file: str, names: Sequence[str], wanted: str, option: str) -> str:

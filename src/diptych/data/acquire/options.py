@@ -115,6 +115,14 @@ class ListOptions:
     """Column with names for the samples, each once in the list; empty: made of row, address and caption."""
     columns: tuple[str, ...] | None = None
     """Further columns to keep; None: all others."""
+    video: bool = False
+    """The list is about videos: columns with times are looked for."""
+    start: str = ""
+    """Videos: column with the times at which clips begin; empty: found by name."""
+    end: str = ""
+    """Videos: column with the times at which they end; likewise."""
+    clips: str = ""
+    """Videos: column with lists of [start, end]; likewise."""
 
 
 def _at_least(name: str, value: float, least: float) -> None:
