@@ -1,5 +1,6 @@
 """Tiny raw folders of Kinetics: lists and archives as they come, and folders of classes."""
 
+import gzip
 import io
 import json
 import tarfile
@@ -66,24 +67,27 @@ def _owners(raw: Path, count: int) -> None:
     files = {f"{name}.mp4": video(colour, 0.5) for name, colour in COLOURS.items() if colour != 7}
     files["BBBBBBBBBBB_000100_000110.mp4"] = b"damaged"
     mkv = {"__NrybzYzUg.mkv": video(7, 0.5, container="mkv")}
-    _pack(raw / "train/part_0.tar.gz", files, [1, 2], "w:gz")
-    _pack(raw / "train/part_1.tar.gz", files, [3, 4, 5], "w")
-    _pack(raw / "val/part_0.tar.gz", {**files, **mkv}, [6, 7], "w:gz")
+    _pack(raw / "train/part_0.tar.gz", files, [1, 2])
+    _pack(raw / "train/part_1.tar.gz", files, [3, 4, 5], compressed=False)
+    _pack(raw / "val/part_0.tar.gz", {**files, **mkv}, [6, 7])
     (raw / "val/EEEEEEEEEEE_000000_000010.mp4").write_bytes(b"")
     (raw / "test").mkdir()
     (raw / "test/DDDDDDDDDDD_000003_000013.mp4").write_bytes(files["DDDDDDDDDDD_000003_000013.mp4"])
     good = {"BBBBBBBBBBB_000100_000110.mp4": video(_GOOD, 0.5)}
-    _pack(raw / "replacement/replacement_for_corrupted_k400.tgz", good, [4], "w:gz")
+    _pack(raw / "replacement/replacement_for_corrupted_k400.tgz", good, [4])
 
 
-def _pack(path: Path, files: Mapping[str, bytes], colours: list[int], mode: str) -> None:
+def _pack(path: Path, files: Mapping[str, bytes], colours: list[int], *, compressed: bool = True) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     wanted = [name for name in COLOURS if COLOURS[name] in colours]
-    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
         for name in (f for n in wanted for f in files if f.startswith(n)):
             info = tarfile.TarInfo(f"./{name}")
             info.size = len(files[name])
             tar.addfile(info, io.BytesIO(files[name]))
+    # tarfile's own compression would write the time of day: other bytes each time.
+    path.write_bytes(gzip.compress(packed.getvalue(), mtime=0) if compressed else packed.getvalue())
 
 
 def _folders(root: Path, count: int, train: str, val: str, *, annotation: bool) -> None:

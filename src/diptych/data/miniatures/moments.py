@@ -36,13 +36,15 @@ def make_moments(raw: Path, layout: str = "") -> None:
         if colour != 4:
             lists[folder] += f"{label}/{name},{label},{yes},{no}\n"
     raw.mkdir(parents=True, exist_ok=True)
+    texts = {
+        **{f"{folder}Set.csv": text.encode() for folder, text in lists.items()},
+        "moments_categories.txt": b"blocking,0\nwriting,1\n",
+        "license.txt": b"For research only.\n",
+    }
     with zipfile.ZipFile(raw / "Moments_in_Time_Raw.zip", "w") as out:
-        for path, content in files.items():
-            out.writestr(f"Moments_in_Time_Raw/{path}", content)
-        for folder, text in lists.items():
-            out.writestr(f"Moments_in_Time_Raw/{folder}Set.csv", text)
-        out.writestr("Moments_in_Time_Raw/moments_categories.txt", "blocking,0\nwriting,1\n")
-        out.writestr("Moments_in_Time_Raw/license.txt", "For research only.\n")
+        for path, content in {**files, **texts}.items():
+            # A name alone would be given the time of day: other bytes each time.
+            out.writestr(zipfile.ZipInfo(f"Moments_in_Time_Raw/{path}"), content)
 
 
 def _tree(root: Path, files: dict[str, bytes]) -> None:
