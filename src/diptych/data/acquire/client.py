@@ -4,10 +4,10 @@ import asyncio
 import email.utils
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
@@ -16,7 +16,11 @@ from aiohttp.abc import AbstractResolver
 from diptych.data.acquire.options import NetOptions
 from diptych.data.acquire.problems import FetchError
 from diptych.data.addresses import PrivateAddressError, public_socket
+from diptych.data.files import WriteError
 
+T = TypeVar("T")
+Receive = Callable[[aiohttp.ClientResponse, str], Awaitable[T]]
+"""Takes an answer and the address that gave it."""
 LARGE = 2 * 2**20
 """Bytes from which on a body is large: only few of them come at a time, so memory stays bounded."""
 LARGE_AT_A_TIME = 4
@@ -95,22 +99,34 @@ class Client:
         Raises:
             FetchError: anything that can go wrong.
         """
+        limit = most or self._options.max_bytes
+        return await self.ask(url, seconds, lambda response, at: self._read(response, at, limit))
+
+    async def ask(self, url: str, seconds: float, receive: "Receive[T]", accept: str = "") -> T:
+        """Ask for an address once, and hand over the answer in the end; arguments and errors as in `get`.
+
+        Args:
+            url: see `get`.
+            seconds: for everything.
+            receive: takes the answer, whatever its status, and where it came from.
+            accept: types of content that are wished for; empty: pictures.
+        """
         try:
             async with asyncio.timeout(seconds):
-                return await self._follow(url, most or self._options.max_bytes)
-        except FetchError:
+                return await self._follow(url, receive, {"Accept": accept} if accept else None)
+        except (FetchError, WriteError):
             raise
         except Exception as error:
             raise explain(error, seconds) from error
 
-    async def _follow(self, url: str, most: int) -> Fetched:
+    async def _follow(self, url: str, receive: "Receive[T]", headers: Mapping[str, str] | None) -> T:
         seen: set[str] = set()
         while True:
             seen.add(url)
             assert self._session is not None
-            async with self._session.get(url, allow_redirects=False) as response:
+            async with self._session.get(url, allow_redirects=False, headers=headers) as response:
                 if response.status not in _REDIRECTS:
-                    return await self._read(response, url, most)
+                    return await receive(response, url)
                 # The rest of the answer is of no interest; the connection can be used again if it is short.
                 target = response.headers.get("Location", "")
             if not target:
@@ -123,25 +139,8 @@ class Client:
                 raise FetchError("redirect loop", f"more than {self._options.redirects} redirects")
 
     async def _read(self, response: aiohttp.ClientResponse, url: str, most: int) -> Fetched:
-        headers = response.headers
-        if response.status != 200:
-            raise FetchError(
-                f"http {response.status}",
-                response.reason or "no reason given",
-                again=response.status in _PASSING,
-                after=retry_after(headers.get("Retry-After", "")),
-                status=response.status,
-            )
-        forbidden = opted_out(headers.getall("X-Robots-Tag", ()), self._options)
-        if forbidden:
-            raise FetchError("opted out", f"X-Robots-Tag: {forbidden}")
-        kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if kind.startswith(_OTHER_TYPES):
-            raise FetchError("wrong type", f"the server sends {kind}")
-        size = response.content_length or 0
-        if size > most:
-            raise FetchError("too large", f"{size} bytes are announced, at most {most} are fetched")
-        return Fetched(_decoded(await self._body(response, most), headers, most), kind, url)
+        kind = check_head(response, self._options, most, _OTHER_TYPES)
+        return Fetched(_decoded(await self._body(response, most), response.headers, most), kind, url)
 
     async def _body(self, response: aiohttp.ClientResponse, most: int) -> bytes:
         started, slowest = time.monotonic(), self._options.min_speed
@@ -181,6 +180,41 @@ def _decoded(data: bytes, headers: Mapping[str, str], most: int) -> bytes:
     if len(plain) > most:
         raise FetchError("too large", f"the body unpacks to more than {most} bytes")
     return plain
+
+
+def check_head(
+    response: aiohttp.ClientResponse, options: NetOptions, most: int, others: tuple[str, ...]
+) -> str:
+    """Return the type of an answer's content, after a look at all that its header tells.
+
+    Args:
+        response: the answer.
+        options: what is honoured.
+        most: bytes of the body.
+        others: how types begin that are not wanted.
+
+    Raises:
+        FetchError: another status than 200, opted out, another type, too large.
+    """
+    headers = response.headers
+    if response.status != 200:
+        raise FetchError(
+            f"http {response.status}",
+            response.reason or "no reason given",
+            again=response.status in _PASSING,
+            after=retry_after(headers.get("Retry-After", "")),
+            status=response.status,
+        )
+    forbidden = opted_out(headers.getall("X-Robots-Tag", ()), options)
+    if forbidden:
+        raise FetchError("opted out", f"X-Robots-Tag: {forbidden}")
+    kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind.startswith(others):
+        raise FetchError("wrong type", f"the server sends {kind}")
+    size = response.content_length or 0
+    if size > most:
+        raise FetchError("too large", f"{size} bytes are announced, at most {most} are fetched")
+    return kind
 
 
 def check_address(url: str) -> str:

@@ -4,15 +4,21 @@ import asyncio
 import hashlib
 import random
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
-from diptych.data.acquire.client import Client, Fetched, check_address
+from diptych.data.acquire.client import Client, check_address
 from diptych.data.acquire.hosts import Hosts
 from diptych.data.acquire.lists import ListRow
 from diptych.data.acquire.media import Medium, Store
 from diptych.data.acquire.options import NetOptions
 from diptych.data.acquire.problems import FetchError, MediumProblemError
 from diptych.data.acquire.robots import Robots
+
+T = TypeVar("T")
+Get = Callable[[str, float], Awaitable[T]]
+"""Makes one try to fetch an address within some seconds."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,12 @@ class Fetcher:
 
     async def fetch(self, row: ListRow) -> Outcome:
         """Fetch a row and make its medium; never raises for what a row can do."""
-        log = _Log()
+        log = Log()
         if row.problem:
             return log.end(cause="bad row", detail=row.problem)
         try:
             log.host = check_address(row.url)
-            fetched = await self._with_retries(row.url, log)
+            fetched = await self.with_retries(row.url, log, self._client.get)
         except FetchError as error:
             log.http = error.status
             return log.end(cause=error.cause, detail=error.detail)
@@ -72,10 +78,20 @@ class Fetcher:
             return log.end(cause=error.cause, detail=error.detail, sha256=digest, bytes=size, came=True)
         return log.end(medium, sha256=digest, bytes=size, came=True)
 
-    async def _with_retries(self, url: str, log: "_Log") -> Fetched:
+    async def with_retries(self, url: str, log: "Log", get: "Get[T]") -> T:
+        """Return what `get` gives, tried again after failures that may pass.
+
+        Args:
+            url: what is asked for.
+            log: what happened so far; its host is asked.
+            get: makes one try within some seconds.
+
+        Raises:
+            FetchError: of the last try.
+        """
         while True:
             try:
-                return await self._try(url, log)
+                return await self._try(url, log, get)
             except FetchError as error:
                 left = log.left(self._options)
                 pause = self._options.backoff * 2 ** max(log.tries - 1, 0) * random.uniform(0.5, 1.0)
@@ -84,7 +100,7 @@ class Fetcher:
                     raise
             await asyncio.sleep(pause)
 
-    async def _try(self, url: str, log: "_Log") -> Fetched:
+    async def _try(self, url: str, log: "Log", get: "Get[T]") -> T:
         host = self._hosts.of(log.host)
         async with self._hosts.turn(host), self._connections:
             log.begin()
@@ -92,7 +108,7 @@ class Fetcher:
             try:
                 if self._robots is not None:
                     await self._robots.check(url, seconds)
-                fetched = await self._client.get(url, seconds)
+                fetched = await get(url, seconds)
             except FetchError as error:
                 self._hosts.failed(host, error)
                 raise
@@ -101,7 +117,7 @@ class Fetcher:
             return fetched
 
 
-class _Log:
+class Log:
     """What happened to a row so far."""
 
     def __init__(self) -> None:

@@ -297,6 +297,8 @@ class _Unpacked(io.RawIOBase):
 def open_ref(ref: Ref) -> BinaryIO:
     """Open a medium to be read piece by piece; it can be sought in unless it is compressed.
 
+    A `Ref` of another kind may have a method `open`, which is asked; else it is read as a whole.
+
     Raises:
         MediumError: as `Ref.read`. Reading then raises OSError.
     """
@@ -312,7 +314,8 @@ def open_ref(ref: Ref) -> BinaryIO:
             return io.BufferedReader(Window(ref.archive, ref.start(), ref.size), _PIECE)
     except OSError as error:
         raise _unreadable(str(ref), error) from error
-    return io.BytesIO(ref.read())
+    opener = getattr(ref, "open", None)
+    return opener() if callable(opener) else io.BytesIO(ref.read())
 
 
 def _unreadable(name: str, error: OSError) -> MediumError:
