@@ -5,15 +5,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from diptych.data.index import ShardDataset
+from diptych.data.members import is_video
 from diptych.errors import DiptychError
+from diptych.report.data_quality import (
+    Cause,
+    DuplicateView,
+    FetchView,
+    SplitRow,
+    TextView,
+    causes,
+    duplicate_view,
+    fetch_view,
+    split_rows,
+    text_view,
+)
 from diptych.report.pages import render, write_page
-from diptych.report.pictures import data_uri
+from diptych.report.pictures import sample_uri
 from diptych.report.plots import histogram
 
 GRID = 24
 TOP_VALUES = 8
 FEW = 60
+TAIL, FAR = 0.995, 3
+"""Part of the values that a histogram shows where the largest one is so many times larger."""
 INTERNAL = {"key", "shard", "sha256", "crc32", "match_id"}
 """Columns that identify rather than describe."""
 
@@ -52,6 +69,34 @@ class DataView:
     problems: dict[str, int]
     columns: list[Column]
     tiles: list[Tile]
+    moving: bool = False
+    """There are videos."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What the page of a dataset says besides."""
+
+    title: str
+    licence: str
+    made_by: str
+    facts: list[tuple[str, str]]
+    """Options and other short facts."""
+    splits: list[SplitRow]
+    causes: list[Cause]
+    fetch: FetchView | None
+    texts: TextView | None
+    duplicates: DuplicateView | None
+
+    @property
+    def counts_texts(self) -> bool:
+        """Tell whether texts were counted in any split."""
+        return any(split.texts is not None for split in self.splits)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return where counts are not as expected."""
+        return [line for split in self.splits for line in split.wrong]
 
 
 def write_data_report(dataset: Path, out: Path) -> Path:
@@ -60,8 +105,42 @@ def write_data_report(dataset: Path, out: Path) -> Path:
     Raises:
         DataError: `dataset` is no dataset.
     """
-    view = describe(ShardDataset.open(dataset))
-    return write_page(render("data.html.j2", title=f"Dataset {view.name}", data=view), out)
+    opened = ShardDataset.open(dataset)
+    view, quality = describe(opened), inspect(opened)
+    page = render(
+        "data.html.j2", title=f"Dataset {view.name}", data=view, quality=quality, size=_bytes(view.size)
+    )
+    return write_page(page, out)
+
+
+def _bytes(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g}\u00a0{unit}"
+        count /= 1000
+    return f"{count:.3g}\u00a0TB"
+
+
+def inspect(dataset: ShardDataset) -> Quality:
+    """Collect what the page says of counts, failures, texts and duplicates."""
+    info = dataset.info
+    options = {name: value for name, value in (info.get("options") or {}).items() if value not in ("", None)}
+    facts = [
+        (f"-o {name}" if info.get("card") != "fetch" else name, str(value)) for name, value in options.items()
+    ]
+    if info.get("layout"):
+        facts.append(("--layout", str(info["layout"])))
+    return Quality(
+        title=str(info.get("title") or ""),
+        licence=str(info.get("licence") or ""),
+        made_by=str(info.get("created_by") or ""),
+        facts=facts,
+        splits=split_rows(dataset),
+        causes=causes(info.get("problems") or {}, info.get("examples") or {}),
+        fetch=fetch_view(dataset),
+        texts=text_view(dataset),
+        duplicates=duplicate_view(dataset),
+    )
 
 
 def describe(dataset: ShardDataset, split: str = "") -> DataView:
@@ -81,14 +160,16 @@ def describe(dataset: ShardDataset, split: str = "") -> DataView:
         problems={str(k): int(v) for k, v in (dataset.info.get("problems") or {}).items()},
         columns=_columns(dataset),
         tiles=[tile for tile in (_tile(selection, i) for i in picks) if tile],
+        moving=any(map(is_video, dataset.extensions)),
     )
 
 
 def _tile(selection: Any, i: int) -> Tile | None:
     try:
         sample = selection.read(i)
-        return Tile(sample.key, data_uri(sample), sample.captions[0] if sample.captions else "")
-    except (DiptychError, OSError, ValueError, StopIteration):
+        uri = sample_uri(sample)
+        return Tile(sample.key, uri, sample.captions[0] if sample.captions else "") if uri else None
+    except (DiptychError, OSError, ValueError):
         return None  # `diptych data verify` names damaged samples; the page shows what can be shown
 
 
@@ -137,9 +218,13 @@ def _numbers(dataset: ShardDataset, name: str) -> Column | None:
         "using sample 100000 rows (reservoir, 0)"
     )
     values: Sequence[float] = [float(v) for v in table.column("v").to_pylist()]
-    return Column(
-        name, f"{row['low']:g} to {row['high']:g}, mean {row['mean']:.4g}", histogram(values, x_label=name)
-    )
+    summary = f"{row['low']:g} to {row['high']:g}, mean {row['mean']:.4g}"
+    # A few far outliers would leave one bar of everything else.
+    far = float(np.quantile(values, TAIL))
+    if row["high"] > FAR * far > 0:
+        values = [value for value in values if value <= far]
+        summary += f"; shown up to {far:.4g}, which {1 - TAIL:.1%} exceed"
+    return Column(name, summary, histogram(values, x_label=name))
 
 
 def _texts(dataset: ShardDataset, name: str) -> Column | None:

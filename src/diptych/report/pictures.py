@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from diptych.data.index import ShardDataset
+from diptych.data.members import is_picture, is_video
 from diptych.data.sample import Sample
 from diptych.errors import DiptychError
 from diptych.report.collect import Thumbnails
@@ -43,11 +44,38 @@ def data_uri(sample: Sample) -> str:
     parts = ((name.rpartition(".")[2], data) for name, data in sorted(sample.media.items()))
     extension, content = next((e, c) for e, c in parts if e in MIME)
     if len(content) > SMALL_ENOUGH:
-        picture = Image.open(io.BytesIO(content))
-        picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        picture.convert("RGBA" if picture.mode in ("RGBA", "LA", "P") else "RGB").save(
-            buffer, "webp", quality=80
-        )
-        extension, content = "webp", buffer.getvalue()
+        return _scaled_down(Image.open(io.BytesIO(content)))
+    return _uri(extension, content)
+
+
+def sample_uri(sample: Sample) -> str:
+    """Return the first picture of a sample, else the frame in the middle of its first video, as a data URI.
+
+    Scaled down to 96 pixels where it is large; empty if there is none, or it cannot be decoded.
+    """
+    for name, data in sorted(sample.media.items()):
+        try:
+            if is_picture(name):
+                return data_uri(sample) if name.rpartition(".")[2] in MIME else _any_picture(data)
+            if is_video(name):
+                from diptych.data.stills import middle_frame
+
+                return _scaled_down(middle_frame(data))
+        except Exception:  # damaged bytes raise almost anything; the page shows the key instead
+            return ""
+    return ""
+
+
+def _any_picture(data: bytes) -> str:
+    return _scaled_down(Image.open(io.BytesIO(data)))
+
+
+def _scaled_down(picture: Image.Image) -> str:
+    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.convert("RGBA" if picture.mode in ("RGBA", "LA", "P") else "RGB").save(buffer, "webp", quality=80)
+    return _uri("webp", buffer.getvalue())
+
+
+def _uri(extension: str, content: bytes) -> str:
     return f"data:{MIME[extension]};base64,{base64.b64encode(content).decode('ascii')}"
