@@ -48,8 +48,10 @@ def shape_codes(selection: "Selection") -> Costs:
 class ShapeCutter:
     """Cuts windows into batches that never mix lying and standing pictures; squares count as standing.
 
-    Batches have `batch_size` samples, the last one of each group in a window what is left; a rest of fewer
-    than `least` joins the batch before it, or the other group where it has no other.
+    The batches of a group in a window are as few as `batch_size` allows and equally large, give or take one:
+    a rest of one picture would be a batch of its own. Only where a group has fewer than `least` samples does
+    it join the other one, and only where batches would have fewer are they larger than `batch_size`; no
+    other batch depends on `least`, and so on the number of ranks.
     """
 
     def __init__(self, seed: int, batch_size: int, *, sort: bool, least: int) -> None:
@@ -69,10 +71,8 @@ class ShapeCutter:
     def _cut(self, group: Int64, costs: Int64) -> list[Int64]:
         if self.sort:
             group = group[np.argsort(costs[group], kind="stable")]
-        starts = list(range(0, len(group), self.batch_size))
-        if len(starts) > 1 and len(group) - starts[-1] < self.least:
-            starts.pop()
-        return [group[a:b] for a, b in zip(starts, [*starts[1:], len(group)], strict=True)]
+        count = max(1, min(-(-len(group) // self.batch_size), len(group) // self.least))
+        return [part for part in np.array_split(group, count) if len(part)]
 
 
 def published_groups(lying: NDArray[np.bool_], batch: int, world: int, epoch: int) -> NDArray[np.int64]:
