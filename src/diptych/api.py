@@ -19,15 +19,14 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.data.batch import Batch
-from diptych.data.pictures import Picture, picture_list, square_pictures
+from diptych.data.pictures import Picture, framed_pictures, picture_list
 from diptych.data.text import clean
 from diptych.errors import DataError, UsageError
 from diptych.objectives.contrastive import ContrastiveHead
-from diptych.objectives.matching import MatchingHead
-from diptych.systems.protocol import Encoded, VisionLanguageModel, tokens_of
+from diptych.systems.protocol import Encoded, VisionLanguageModel, Visual
 from diptych.systems.task import Task
 from diptych.tasks.fused import embed_pictures
 from diptych.tasks.nlvr import NlvrTask
@@ -73,7 +72,7 @@ def load(
     """Load a trained model, ready to use.
 
     Args:
-        system: `eve`, `two_tower`, ...: what the path is expected to hold; None: whatever it holds, but a
+        system: `eve`, `soho`, ...: what the path is expected to hold; None: whatever it holds, but a
             published checkpoint needs its name.
         path: a run directory, an export or a checkpoint of Diptych; or the file of a published checkpoint.
         tokenizer: tokenizer.json of a published checkpoint.
@@ -148,8 +147,9 @@ class LoadedModel:
         if what in ("answer", "judge"):
             kind = VqaTask if what == "answer" else NlvrTask
             return any(isinstance(task, kind) for task in self._tasks)
-        name, head = ("itc", ContrastiveHead) if what == "encode" else ("itm", MatchingHead)
-        return any(isinstance(getattr(task, name, None), head) for task in self._tasks)
+        if what == "match":
+            return any(getattr(task, "itm", None) is not None for task in self._tasks)
+        return any(isinstance(getattr(task, "itc", None), ContrastiveHead) for task in self._tasks)
 
     def encode_image(self, pictures: Picture | Sequence[Picture], *, project: bool = True) -> Tensor:
         """Return a vector for each picture, [N, D] float32.
@@ -197,7 +197,7 @@ class LoadedModel:
         """
         head = self._matching_head()
         seen, rows, read = _pairs(picture_list(pictures), _texts(texts))
-        embedded: dict[tuple[int, ...], Tensor] = {}
+        embedded: dict[tuple[int, ...], Tensor | Visual] = {}
 
         def score(chunk: list[tuple[int, str]]) -> Tensor:
             distinct = tuple(sorted({row for row, _ in chunk}))
@@ -207,7 +207,7 @@ class LoadedModel:
             where = torch.tensor([distinct.index(row) for row, _ in chunk], device=self.device)
             visual = embedded[distinct][where]
             fused = self.model.fuse(visual, *self._tokens([text for _, text in chunk]))
-            return torch.softmax(head(fused.pooled), 1)[:, 1]
+            return torch.softmax(head(fused.pooled).float(), 1)[:, 1]
 
         return self._each(score, list(zip(rows, read, strict=True)))
 
@@ -229,8 +229,9 @@ class LoadedModel:
         seen, rows, read = _pairs(picture_list(pictures), _texts(questions))
 
         def score(chunk: list[tuple[int, str]]) -> Tensor:
-            images = self._squares(seen, [row for row, _ in chunk])
-            return task.probabilities(task.logits(self._batch_of(images, [text for _, text in chunk])))
+            images, sizes = self._frames(seen, [row for row, _ in chunk])
+            batch = self._batch_of(images, sizes, [text for _, text in chunk])
+            return task.probabilities(task.logits(batch))
 
         scores = self._each(score, list(zip(rows, read, strict=True)))
         best = scores.topk(min(top, len(task.answers)), dim=1) if len(scores) else None
@@ -258,8 +259,12 @@ class LoadedModel:
         seen, rows, read = _pairs(list(pairs), _texts(statements))
 
         def score(chunk: list[tuple[int, str]]) -> Tensor:
-            both = [self._squares([pair[i] for pair in seen], [row for row, _ in chunk]) for i in (0, 1)]
-            batch = self._batch_of(torch.stack(both, 1), [text for _, text in chunk])
+            # All pictures in one frame, as in an evaluation batch.
+            flat = [picture for pair in seen for picture in pair]
+            images, sizes = self._frames(flat, [2 * row + i for row, _ in chunk for i in (0, 1)])
+            images = images.reshape(len(chunk), 2, *images.shape[1:])
+            sizes = None if sizes is None else sizes.reshape(len(chunk), 2, 2)
+            batch = self._batch_of(images, sizes, [text for _, text in chunk])
             return task.read(batch)[0].softmax(1)[:, 1]
 
         return self._each(score, list(zip(rows, read, strict=True)))
@@ -279,10 +284,10 @@ class LoadedModel:
                 return task
         raise UsageError(f"{method}: {self._name} was not trained on {what}")
 
-    def _matching_head(self) -> MatchingHead:
+    def _matching_head(self) -> nn.Module:
         for task in self._tasks:
-            head = getattr(task, "itm", None)
-            if isinstance(head, MatchingHead):
+            head: nn.Module | None = getattr(task, "itm", None)
+            if head is not None:
                 return head
         raise UsageError(
             f"match: {self._name} was trained without a matching head; compare encode_image with encode_text"
@@ -311,15 +316,20 @@ class LoadedModel:
         # Ordinary tensors, which may take part in training.
         return torch.cat(rows).clone() if rows else torch.empty(0)
 
-    def _squares(self, seen: Sequence[Picture], rows: Sequence[int]) -> Tensor:
-        """Return the pictures of `rows`, [len(rows), 3, H, W] uint8; a repeated one is decoded once."""
-        distinct = sorted(set(rows))
-        squares = square_pictures([seen[row] for row in distinct], self.config.data.image)
-        return squares[torch.tensor([distinct.index(row) for row in rows], dtype=torch.int64)]
+    def _frames(self, seen: Sequence[Picture], rows: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Return the pictures of `rows`, [len(rows), 3, H, W] uint8, and their sizes if they are padded.
 
-    def _embed(self, pictures: Sequence[Picture]) -> Tensor:
-        images = square_pictures(pictures, self.config.data.image)
-        return tokens_of(embed_pictures(self.model, images.to(self.device)))
+        A repeated one is decoded once.
+        """
+        distinct = sorted(set(rows))
+        frames, sizes = framed_pictures([seen[row] for row in distinct], self.config.data.image)
+        chosen = torch.tensor([distinct.index(row) for row in rows], dtype=torch.int64)
+        return frames[chosen], None if sizes is None else sizes[chosen]
+
+    def _embed(self, pictures: Sequence[Picture]) -> Tensor | Visual:
+        images, sizes = framed_pictures(pictures, self.config.data.image)
+        sizes = None if sizes is None else sizes.to(self.device)
+        return embed_pictures(self.model, images.to(self.device), sizes=sizes)
 
     def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return ids [N, L] and mask [N, L] of texts, cleaned and padded by the model's settings."""
@@ -334,7 +344,7 @@ class LoadedModel:
         keep = ids.shape[1] if rules.padding == "max_length" else int(mask.sum(1).max())
         return ids[:, :keep].to(self.device), mask[:, :keep].to(self.device)
 
-    def _batch_of(self, images: Tensor, texts: Sequence[str]) -> Batch:
+    def _batch_of(self, images: Tensor, sizes: Tensor | None, texts: Sequence[str]) -> Batch:
         ids, mask = self._tokens(texts)
         numbers = torch.arange(len(texts))
         return Batch(
@@ -342,6 +352,7 @@ class LoadedModel:
             positions=numbers,
             match_ids=numbers,
             images=images.to(self.device),
+            image_sizes=None if sizes is None else sizes.to(self.device),
             texts=list(texts),
             text_ids=ids,
             text_mask=mask,

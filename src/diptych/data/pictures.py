@@ -12,9 +12,11 @@ from torch import Tensor
 
 from diptych.data.config import ImageConfig
 from diptych.data.decode import JpegDecoder, Pixels
+from diptych.data.fit import frame_side, pad_batch
 from diptych.data.image import (
     as_rgb,
     decode_fast,
+    fit_into,
     lay_on,
     open_image,
     smallest_side,
@@ -44,6 +46,28 @@ def square_pictures(pictures: Sequence[Picture], config: ImageConfig) -> Tensor:
     for place, picture in zip(out, pictures, strict=True):
         square_into(place, _pixels(picture, config, decoder), config)
     return torch.from_numpy(out).permute(0, 3, 1, 2)
+
+
+def framed_pictures(pictures: Sequence[Picture], config: ImageConfig) -> tuple[Tensor, Tensor | None]:
+    """Return pictures as an evaluation batch holds them, by `config.resize`.
+
+    Returns:
+        [N, 3, H, W] uint8, and their sizes [N, 2] int64 (height, width) where they keep their shapes (`fit`);
+        None where they fill their squares.
+
+    Raises:
+        DataError: a picture cannot be read; the message names it.
+    """
+    if config.resize != "fit":
+        return square_pictures(pictures, config), None
+    side = frame_side(config)
+    decoder = JpegDecoder()
+    frame = np.empty((side, side, 3), dtype=np.uint8)
+    shown = []
+    for picture in pictures:
+        height, width = fit_into(frame, _pixels(picture, config, decoder), config)
+        shown.append(torch.from_numpy(frame[:height, :width].copy()).permute(2, 0, 1))
+    return pad_batch(shown, config.multiple)
 
 
 def _pixels(picture: Picture, config: ImageConfig, decoder: JpegDecoder) -> Pixels:

@@ -164,6 +164,21 @@ def matching_passes(images: Tensor, texts: Tensor, negatives: Negatives) -> list
     ]
 
 
+def draw_others(match_ids: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Return for each sample others that do not match it [B, K] int64, and whether there are any [B, 1] bool.
+
+    Args:
+        match_ids: [B] int64; equal ones match.
+        share: [B, K] in 0..1: where among those that do not match it, in their order, the drawn one stands.
+    """
+    other = match_ids[:, None] != match_ids[None]  # [B, B]
+    numbers = other.sum(1, keepdim=True)
+    nth = (share * numbers).long().clamp(max=(numbers - 1).clamp(min=0))
+    order = other.long().cumsum(1)
+    source = (order[:, None] == (nth + 1)[..., None]) & other[:, None]
+    return source.long().argmax(2), numbers > 0
+
+
 def itm_loss(logits: Tensor, labels: Tensor, world: World = ALONE) -> Tensor:
     """Return the mean cross-entropy of logits [K, 2] over pairs whose label [K] is not IGNORED (scalar).
 

@@ -5,6 +5,7 @@ TASKS: dict[str, str] = {
     "multi": "diptych.tasks.multi:MultiTask",
     "nlvr": "diptych.tasks.nlvr:NlvrTask",
     "retrieval": "diptych.tasks.retrieval:RetrievalTask",
+    "retrieval_matching": "diptych.tasks.retrieval_matching:RetrievalMatchingTask",
     "soho_pretrain": "diptych.systems.soho.pretrain:SohoPretrainTask",
     "vqa": "diptych.tasks.vqa:VqaTask",
 }

@@ -21,6 +21,7 @@ from diptych.systems.task import EvalData
 
 if TYPE_CHECKING:
     from diptych.tasks.retrieval import RetrievalTask
+    from diptych.tasks.retrieval_matching import RetrievalMatchingTask
 
 Progress = Callable[[str, int, int], None]
 
@@ -99,14 +100,23 @@ def encode_pictures(task: "RetrievalTask", data: EvalData, progress: Progress) -
             features.append(_encode_batch(task, batch, found, source.size, done=len(found.keys)))
         progress("pictures", len(found.keys) + sum(found.skipped.values()), source.size)
     found.store = found.store[: len(found.keys)]
-    _join(found, features, world)
-    if not found.keys:
-        causes = f" ({found.skipped})" if found.skipped else ""
-        raise DataError(f"{data.dataset}/{data.split}: no readable picture in this selection{causes}")
+    join_pictures(found, features, world)
+    check_readable(found, data)
     return found
 
 
-def _join(found: Pictures, features: list[Tensor], world: World) -> None:
+def check_readable(found: Pictures, data: EvalData) -> None:
+    """Check that a split has pictures.
+
+    Raises:
+        DataError: it has none that can be read.
+    """
+    if not found.keys:
+        causes = f" ({found.skipped})" if found.skipped else ""
+        raise DataError(f"{data.dataset}/{data.split}: no readable picture in this selection{causes}")
+
+
+def join_pictures(found: Pictures, features: list[Tensor], world: World) -> None:
     """Make known on all ranks what each has found; the store stays where it is."""
     counts = world.collect([len(found.keys)])
     start = sum(counts[: world.rank])
@@ -140,7 +150,7 @@ def _encode_batch(task: "RetrievalTask", batch: Batch, found: Pictures, size: in
     return task.itc.project_visual(task.evaluation_token(encoded)).float().cpu()
 
 
-def collect_texts(task: "RetrievalTask", pictures: Pictures, data: EvalData) -> Texts:
+def collect_texts(task: "RetrievalTask | RetrievalMatchingTask", pictures: Pictures, data: EvalData) -> Texts:
     """Collect the captions and work out what is right for what.
 
     A text is right for a picture if a picture of the same match id has that caption. With `eval_texts:

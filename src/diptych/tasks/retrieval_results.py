@@ -93,14 +93,20 @@ class Ranking:
         return [(int(index[o]), float(scores[o]), bool(right[o])) for o in order]
 
 
-def figures(to_text: Ranking, to_image: Ranking) -> dict[str, Any]:
-    """Return `headline`, `scores`, `candidates` and `chance` of metrics.json."""
+def figures(to_text: Ranking, to_image: Ranking, name: str = "contrastive") -> dict[str, Any]:
+    """Return `headline`, `scores`, `candidates` and `chance` of metrics.json.
+
+    Args:
+        to_text: ranking of the texts of each picture.
+        to_image: of the pictures of each text.
+        name: what the similarities are.
+    """
 
     def both(compute: Callable[[Ranking], Any]) -> dict[str, Any]:
         return {"image_to_text": compute(to_text), "text_to_image": compute(to_image)}
 
-    scores = {"contrastive": both(lambda r: summarise(r.contrastive[r.answerable]))}
-    result: dict[str, Any] = {"headline": "contrastive", "scores": scores}
+    scores = {name: both(lambda r: summarise(r.contrastive[r.answerable]))}
+    result: dict[str, Any] = {"headline": name, "scores": scores}
     if to_text.candidates is not None and to_image.candidates is not None:
         scores["reranked"] = both(lambda r: summarise(r.reranked[r.answerable]))
         result["headline"] = "reranked"

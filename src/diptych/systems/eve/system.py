@@ -20,7 +20,7 @@ class EveSystem:
 
     name = "eve"
     config_class: type[SystemConfig] = EveConfig
-    supports = frozenset({"eve_pretrain", "nlvr", "retrieval", "vqa"})
+    supports = frozenset({"eve_pretrain", "nlvr", "retrieval", "retrieval_matching", "vqa"})
 
     def build(self, config: SystemConfig) -> VisionLanguageModel:
         """Build the model with fresh weights (drawn from torch's global generator)."""

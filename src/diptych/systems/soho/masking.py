@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diptych.data.draws import Draws
 from diptych.data.text import Tokenizer
-from diptych.objectives.matching import IGNORED
+from diptych.objectives.matching import IGNORED, draw_others
 from diptych.systems.soho.pretrain_config import SohoPretrainConfig
 
 
@@ -81,13 +81,8 @@ def _wrong_texts(match_ids: Tensor, texts: int, chance: float, draws: Draws) -> 
     device = match_ids.device
     wanted = draws.rand(texts).to(device) < chance
     share = draws.rand(texts).to(device)
-    other = match_ids[:, None] != match_ids[None]  # [B, B]
-    numbers = other.sum(1, keepdim=True)
-    # The n-th of the pictures that do not match, by their order in the batch.
-    nth = (share * numbers).long().clamp(max=(numbers - 1).clamp(min=0))
-    order = other.long().cumsum(1)
-    source = (order[:, None] == (nth + 1)[..., None]) & other[:, None]
-    return wanted & (numbers > 0), source.long().argmax(2)
+    source, there = draw_others(match_ids, share)
+    return wanted & there, source
 
 
 def hide_words(
