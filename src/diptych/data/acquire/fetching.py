@@ -4,10 +4,11 @@ import asyncio
 import hashlib
 import random
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from diptych.data.acquire.chunks import Entry
 from diptych.data.acquire.client import Client, check_address
 from diptych.data.acquire.hosts import Hosts
 from diptych.data.acquire.lists import ListRow
@@ -19,6 +20,8 @@ from diptych.data.acquire.robots import Robots
 T = TypeVar("T")
 Get = Callable[[str, float], Awaitable[T]]
 """Makes one try to fetch an address within some seconds."""
+Keep = Callable[[int, Medium], Medium]
+"""Takes over the members of a medium, by the place of its row; returns it without them."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Outcome:
     """From the first try on, pauses included."""
     came: bool = False
     """Bytes came; if it failed all the same, they could not be used."""
+    same: bool = False
+    """It is about the same clip as the row before: their captions are in one sample."""
 
 
 class Fetcher:
@@ -59,6 +64,23 @@ class Fetcher:
         self._client, self._hosts, self._options = client, hosts, options
         self._store, self._robots = store, robots
         self._connections = asyncio.Semaphore(options.connections)
+
+    def together(self, entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+        """Yield the rows as they are fetched: each for itself."""
+        return (entries[place : place + 1] for place in range(len(entries)))
+
+    async def fetch_all(self, entries: Sequence[Entry], keep: Keep) -> list[Outcome]:
+        """Fetch rows that came `together` and make their media; never raises for what a row can do.
+
+        Args:
+            entries: the rows.
+            keep: takes over each medium.
+        """
+        outcomes = [await self.fetch(entry.row) for entry in entries]
+        return [
+            outcome if outcome.medium is None else replace(outcome, medium=keep(place, outcome.medium))
+            for place, outcome in enumerate(outcomes)
+        ]
 
     async def fetch(self, row: ListRow) -> Outcome:
         """Fetch a row and make its medium; never raises for what a row can do."""

@@ -2,23 +2,27 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from diptych.data.acquire.chunks import FetchChunk, cut
+from diptych.data.acquire.grouping import cut_videos, spread
 from diptych.data.acquire.lists import ListRow, file_size, list_files, read_list
 from diptych.data.acquire.options import ListOptions, NetOptions, PictureOptions
 from diptych.data.acquire.results import failed_keys, write_dataset, write_report, write_rows
 from diptych.data.acquire.state import FetchFolder, Finished, Pass
 from diptych.data.acquire.tasks import FetchJob, Group, fetch_group
+from diptych.data.acquire.video_options import PageOptions, VideoOptions, video_net
 from diptych.data.engines import Engine, Task, make_engine
 from diptych.data.layout import INFO
 from diptych.data.members import clean_key
+from diptych.data.shards import KeySet
 from diptych.errors import DataError, UsageError
 
 Report = Callable[[int, int | None], None]
 """Called with the rows done so far, and their number if it is known."""
+PICTURES_A_SHARD, VIDEOS_A_SHARD = 2000, 500
 LARGEST_GROUP = 8
 """Chunks that a worker gets at a time, once every worker has something to do."""
 
@@ -52,7 +56,9 @@ def fetch(
     lists: ListOptions | None = None,
     net: NetOptions | None = None,
     pictures: PictureOptions | None = None,
-    shard_size: int = 2000,
+    videos: VideoOptions | None = None,
+    pages: PageOptions | None = None,
+    shard_size: int | None = None,
     workers: int | None = None,
     engine: str = "local",
     retry_failed: bool = False,
@@ -66,14 +72,17 @@ def fetch(
     its time and has its line in `rows.parquet`.
 
     Args:
-        source: file, folder or pattern, here or where fsspec reaches; with `form`, the folder of the list.
+        source: file, folder or pattern, here or where fsspec reaches; with `form`, the folder of the list,
+            or one file of it.
         out: folder of the dataset, made if missing.
         form: a dataset whose list is read as its owners publish it, see `diptych.data.raw.url_lists`.
         name: start of the shards' names; empty: that of the list.
         lists: how the list is read.
         net: limits of fetching.
         pictures: what becomes of the pictures.
-        shard_size: rows of a shard; those that fail leave it smaller.
+        videos: the list is about videos, and this is what becomes of them.
+        pages: where videos come from besides the web.
+        shard_size: rows of a shard, those that fail leave it smaller; None: 2000 pictures, 500 videos.
         workers: processes; None: one for each core.
         engine: `local` or `ray`.
         retry_failed: try the rows again that failed.
@@ -86,13 +95,18 @@ def fetch(
         DataError: the list cannot be read or has changed, `out` holds something else, nothing could be
             fetched, a full disk.
     """
-    lists, net, pictures = lists or ListOptions(), net or NetOptions(), pictures or PictureOptions()
+    lists, pictures, pages = lists or ListOptions(), pictures or PictureOptions(), pages or PageOptions()
+    if net is None:
+        net = video_net() if videos else NetOptions()
+    if videos:
+        lists = replace(lists, video=True)
+    shard_size = shard_size if shard_size is not None else VIDEOS_A_SHARD if videos else PICTURES_A_SHARD
     if shard_size < 1:
         raise UsageError(f"--shard-size: expected at least 1 row, got {shard_size}")
     if only and not retry_failed:
         raise UsageError("--only chooses among the rows that failed; it needs --retry-failed")
     runner = make_engine(engine, workers)
-    planned = _Plan(source, form, name, lists, pictures, shard_size)
+    planned = _Plan(source, form, name, lists, videos or pictures, shard_size)
     started = time.monotonic()
     with FetchFolder(out, planned.identity, force=force) as folder:
         if folder.passes[-1].chunks is not None:
@@ -105,7 +119,9 @@ def fetch(
         current = folder.passes[-1]
         if current.chunks is None:
             share = getattr(runner, "workers", None) or workers or 1
-            job = FetchJob(out.absolute(), planned.identity["name"], folder.run, net, pictures, share)
+            job = FetchJob(
+                out.absolute(), planned.identity["name"], folder.run, net, pictures, share, videos, pages
+            )
             current.chunks = _run_pass(runner, job, folder, planned, finished, progress)
             folder.save()
         return _conclude(folder, planned, net, time.monotonic() - started, len(finished))
@@ -115,10 +131,18 @@ class _Plan:
     """What is fetched."""
 
     def __init__(
-        self, source: str, form: str, name: str, lists: ListOptions, pictures: PictureOptions, shard_size: int
+        self,
+        source: str,
+        form: str,
+        name: str,
+        lists: ListOptions,
+        media: PictureOptions | VideoOptions,
+        shard_size: int,
     ) -> None:
         self._source, self._form, self._lists = source, form, lists
         self._files = [] if form else list_files(source)
+        if form and not Path(source).exists():
+            raise DataError(f"{source}: expected the folder with the list of {form}, or one file of it")
         stem = form or source.rstrip("/").rpartition("/")[2].partition(".")[0].replace("*", "")
         name = name or clean_key(stem) or "fetched"
         if clean_key(name) != name:
@@ -128,20 +152,29 @@ class _Plan:
             "form": form,
             "shard_size": shard_size,
             "list": {Path(file).name: file_size(file) for file in self._files},
-            "options": {**_changed(pictures), **{f"list_{k}": v for k, v in _changed(lists).items()}},
+            "options": {**_changed(media), **{f"list_{k}": v for k, v in _changed(lists).items()}},
         }
 
     def rows(self) -> Iterator[ListRow]:
         """Yield the rows of the list."""
-        if not self._form:
-            return read_list(self._files, self._lists)
-        return _published(self._form, Path(self._source))
+        rows = (
+            _published(self._form, Path(self._source)) if self._form else read_list(self._files, self._lists)
+        )
+        return spread(rows) if self._lists.video else rows
+
+    def chunks(self, folder: Path, first: int, only: KeySet | None) -> Iterator[FetchChunk]:
+        """Yield the chunks of a pass; see `cut`."""
+        size = self.identity["shard_size"]
+        if self._lists.video:
+            return cut_videos(self.rows(), size, folder, first, only)
+        return cut(self.rows(), size, first, only)
 
 
-def _published(form: str, folder: Path) -> Iterator[ListRow]:
-    from diptych.data.raw.url_lists import listed
+def _published(form: str, source: Path) -> Iterator[ListRow]:
+    from diptych.data.raw.url_lists import listed, listed_file
 
-    for number, row in enumerate(listed(form, folder)):
+    rows = listed(form, source) if source.is_dir() else listed_file(form, source)
+    for number, row in enumerate(rows):
         more = {
             name: value for name, value in row.more.items() if isinstance(value, bool | int | float | str)
         }
@@ -170,7 +203,7 @@ def _run_pass(
     current = folder.passes[-1]
     only = failed_keys(folder, current.first, current.only) if current.first else None
     counted = _Counted(progress)
-    chunks = counted.watch(cut(planned.rows(), planned.identity["shard_size"], current.first, only))
+    chunks = counted.watch(planned.chunks(folder.folder, current.first, only))
     wanted = _unfinished(chunks, finished, folder.out)
     tasks = (
         Task(

@@ -2,6 +2,7 @@
 
 import bz2
 import csv
+import functools
 import gzip
 import io
 import json
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, TextIO
 
 from diptych.data.acquire.options import ListOptions
-from diptych.data.acquire.spans import CLIPS_NAMES, END_NAMES, START_NAMES, Span, span_of, spans_of
+from diptych.data.acquire.spans import CLIPS_NAMES, END_NAMES, START_NAMES, span_of, spans_of
 from diptych.data.addresses import as_url
 from diptych.data.raw.listed import is_address, squeeze
 from diptych.data.raw.tables import comma_separated, json_items, lines
@@ -285,7 +286,8 @@ class _Columns:
     id: str
     others: tuple[str, ...] | None
     times: tuple[str, str, str] = ("", "", "")
-    """Columns with start, end, and lists of both."""
+    """Columns with start, end, and lists of both, as far as the user named them."""
+    video: bool = False
 
     @classmethod
     def find(cls, file: str, record: Record, options: ListOptions) -> "_Columns":
@@ -304,21 +306,20 @@ class _Columns:
             caption = next(name for name in names if name != url)
         for name in options.columns or ():
             _named(file, names, name, "columns")
-        times = ("", "", "")
-        if options.video:
-            times = (
-                _named(file, names, options.start, "start") or _likely(names, START_NAMES),
-                _named(file, names, options.end, "end") or _likely(names, END_NAMES),
-                _named(file, names, options.clips, "clips") or _likely(names, CLIPS_NAMES),
-            )
-        return cls(url, caption, _named(file, names, options.id, "id"), options.columns, times)
+        times = (
+            _named(file, names, options.start, "start"),
+            _named(file, names, options.end, "end"),
+            _named(file, names, options.clips, "clips"),
+        )
+        id_ = _named(file, names, options.id, "id")
+        return cls(url, caption, id_, options.columns, times, options.video)
 
     def row(self, number: int, record: Record) -> ListRow:
         """Return the row that a record makes."""
         if any(record.get("") or ()):
             # Which of them the address is can no longer be told: a comma stands where it should be quoted.
             return ListRow(number, "", "", "", {}, problem="more fields than the list has columns")
-        taken = {self.url, self.caption, self.id, *self.times, ""}
+        taken = {self.url, self.caption, self.id, *self._time_names(record), ""}
         names = self.others if self.others is not None else [name for name in record if name not in taken]
         more = {name: _as_number(record[name]) for name in names if _is_plain(record.get(name))}
         url = record.get(self.url)
@@ -327,18 +328,24 @@ class _Columns:
             return ListRow(number, name, "", squeeze(caption), more, problem="no address")
         row = ListRow(number, name, url.strip(), squeeze(caption), more)
         try:
-            clips = self._clips(record)
+            return self._timed(row, record)
         except ValueError as error:
             return replace(row, problem=str(error))
-        if len(clips) == 1 and not record.get(self.times[2]):
-            return replace(row, start=clips[0][0], end=clips[0][1])
-        return replace(row, clips=clips)
 
-    def _clips(self, record: Record) -> tuple[Span, ...]:
-        start, end, clips = (record.get(name) if name else None for name in self.times)
-        found = spans_of(clips)
-        one = span_of(start, end) if not found else None
-        return (one,) if one else found
+    def _time_names(self, record: Record) -> tuple[str, ...]:
+        if not self.video:
+            return self.times
+        # Objects of JSON need not have the same keys.
+        return tuple(own or found for own, found in zip(self.times, _times(tuple(record)), strict=True))
+
+    def _timed(self, row: ListRow, record: Record) -> ListRow:
+        """Return the row with the times of its clips."""
+        start, end, clips = (record.get(name) if name else None for name in self._time_names(record))
+        several = spans_of(clips)
+        if several:
+            return replace(row, clips=several)
+        one = span_of(start, end)
+        return replace(row, start=one[0], end=one[1]) if one else row
 
 
 def _named(file: str, names: Sequence[str], wanted: str, option: str) -> str:
@@ -353,6 +360,11 @@ def _named(file: str, names: Sequence[str], wanted: str, option: str) -> str:
 def _likely(names: Sequence[str], known: Sequence[str]) -> str:
     small = {name.strip().lower(): name for name in reversed(names)}
     return next((small[name] for name in known if name in small), "")
+
+
+@functools.lru_cache(64)
+def _times(names: tuple[str, ...]) -> tuple[str, str, str]:
+    return _likely(names, START_NAMES), _likely(names, END_NAMES), _likely(names, CLIPS_NAMES)
 
 
 def _by_content(names: Sequence[str], record: Record) -> str:

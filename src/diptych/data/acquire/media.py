@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from diptych.data.acquire.options import PictureOptions
@@ -12,8 +13,8 @@ from diptych.data.members import Facts
 class Medium:
     """What is stored of one row."""
 
-    members: Mapping[str, bytes]
-    """Extension -> content."""
+    members: Mapping[str, bytes | Path]
+    """Extension -> content, or the file that has it."""
     facts: Facts
     """Columns of the index that the medium's header tells."""
     meta: Mapping[str, Any] = field(default_factory=dict)

@@ -47,6 +47,11 @@ def rows_path(out: Path, number: int) -> Path:
     return out / WORK / "rows" / f"{number:06d}.parquet"
 
 
+def scratch_path(out: Path) -> Path:
+    """Return the folder for videos until they are stored; it holds nothing between two runs."""
+    return out / WORK / "media"
+
+
 def still_runs(out: Path, run: str) -> None:
     """Raise a `DataError` if another run than `run` works in the folder, or the folder is not there."""
     path = out / WORK / RUN

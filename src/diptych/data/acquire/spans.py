@@ -75,8 +75,8 @@ def spans_of(value: object) -> tuple[Span, ...]:
             value = json.loads(value.replace("'", '"'))
         except (ValueError, RecursionError) as error:
             raise ValueError("expected clips as [[start, end], ...]") from error
-    if not isinstance(value, list | tuple) or len(value) > MOST:
-        raise ValueError(f"expected at most {MOST} clips as [[start, end], ...]")
+    if not isinstance(value, list | tuple) or not 1 <= len(value) <= MOST:
+        raise ValueError(f"expected 1 to {MOST} clips as [[start, end], ...]")
     return tuple(_pair(entry) for entry in value)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diptych.data.acquire.paths import META, REPORT, ROWS, RUN, WORK, part_path, rows_path
+from diptych.data.acquire.paths import META, REPORT, ROWS, RUN, WORK, part_path, rows_path, scratch_path
 from diptych.data.derived import FOLDER
 from diptych.data.files import PARTIAL, cannot_write, written_whole
 from diptych.data.layout import INDEX, INFO
@@ -123,7 +123,11 @@ class FetchFolder:
         """Delete what a killed run left behind."""
         for place in (self.out, self.folder, self.folder / "parts", self.folder / "rows"):
             for path in (*place.glob("*" + PARTIAL), *place.glob(".media-*")):
-                path.unlink(missing_ok=True)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+        shutil.rmtree(scratch_path(self.out), ignore_errors=True)
         shards = {part.shard["file"] for part in self.finished().values() if part.shard}
         name = re.compile(re.escape(self._identity["name"]) + r"-\d{6,}\.tar")
         for path in self.out.glob("*.tar"):

@@ -1,10 +1,11 @@
 """What workers are given. Importing it is cheap: what workers need is imported where they work."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from diptych.data.acquire.chunks import FetchChunk
 from diptych.data.acquire.options import NetOptions, PictureOptions
+from diptych.data.acquire.video_options import PageOptions, VideoOptions
 from diptych.data.engines import Tell
 
 
@@ -22,6 +23,9 @@ class FetchJob:
     pictures: PictureOptions
     workers: int
     """How many share the limits for hosts."""
+    videos: VideoOptions | None = None
+    """None: the job is about pictures."""
+    pages: PageOptions = field(default_factory=PageOptions)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,13 @@ import json
 import os
 import platform
 import secrets
+import shutil
 import tempfile
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +38,8 @@ WINDOW = 4
 """Rows under way for each connection: those of busy hosts wait while others go on."""
 HELD = 64 * 2**20
 """Bytes of the media of one chunk in memory; further ones wait in a temporary file."""
+PIECE = 1 << 20
+"""Bytes of a file that are copied at a time."""
 RESOLVERS = 32
 """Names resolved at a time; the system's resolver blocks a thread for each."""
 
@@ -62,10 +68,7 @@ async def _fetch_group(group: Group, tell: Tell) -> None:
     job = group.job
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(RESOLVERS, "resolver"))
-    async with Client(job.net) as client:
-        robots = Robots(client, job.net) if job.net.robots else None
-        store = picture_store(job.pictures)
-        fetcher = Fetcher(client, Hosts(job.net, job.workers), job.net, store, robots)
+    async with Client(job.net) as client, _fetcher(job, client) as fetcher:
         progress = _Progress(tell)
         window = asyncio.Semaphore(job.net.connections * WINDOW)
         async with asyncio.TaskGroup() as chunks:
@@ -73,6 +76,20 @@ async def _fetch_group(group: Group, tell: Tell) -> None:
                 started = asyncio.Event()
                 chunks.create_task(_fetch_chunk(job, chunk, fetcher, window, started, progress))
                 await started.wait()
+
+
+@asynccontextmanager
+async def _fetcher(job: FetchJob, client: Client) -> AsyncIterator[Fetcher]:
+    """Yield what fetches the rows of a job."""
+    robots = Robots(client, job.net) if job.net.robots else None
+    hosts = Hosts(job.net, job.workers)
+    if job.videos is None:
+        yield Fetcher(client, hosts, job.net, picture_store(job.pictures), robots)
+        return
+    from diptych.data.acquire.video_fetching import video_fetcher
+
+    async with video_fetcher(job, client, hosts, robots) as fetcher:
+        yield fetcher
 
 
 class _Progress:
@@ -94,15 +111,15 @@ async def _fetch_chunk(
 ) -> None:
     outcomes = [_NOT_YET] * len(chunk.entries)
 
-    async def fetch(place: int, entry: Entry) -> None:
+    async def fetch(first: int, entries: Sequence[Entry]) -> None:
+        def keep(place: int, medium: Medium) -> Medium:
+            return spool.keep(first + place, medium)
+
         try:
-            outcome = await fetcher.fetch(entry.row)
-            if outcome.medium is not None:
-                outcome = replace(outcome, medium=spool.keep(place, outcome.medium))
-            outcomes[place] = outcome
+            outcomes[first : first + len(entries)] = await fetcher.fetch_all(entries, keep)
         finally:
             window.release()
-        progress.count(entry.key)
+        progress.count(entries[0].key, len(entries))
 
     still_runs(job.out, job.run)
     known = read_finished(job.out, chunk.number)
@@ -114,9 +131,11 @@ async def _fetch_chunk(
     with _Spool(job.out) as spool:
         try:
             async with asyncio.TaskGroup() as rows:
-                for place, entry in enumerate(chunk.entries):
+                first = 0
+                for entries in fetcher.together(chunk.entries):
                     await window.acquire()
-                    rows.create_task(fetch(place, entry))
+                    rows.create_task(fetch(first, entries))
+                    first += len(entries)
                 started.set()
         finally:
             # Also after an error: who waits for it would wait for ever.
@@ -140,9 +159,15 @@ class _Spool:
         """Take over the members of a medium; return it without them."""
         places = self._places[place] = []
         for name, data in medium.members.items():
-            self._file.write(data)
-            places.append((name, self._end, len(data)))
-            self._end += len(data)
+            start = self._end
+            if isinstance(data, Path):
+                with data.open("rb") as file:
+                    shutil.copyfileobj(file, self._file, PIECE)
+                self._end = self._file.tell()
+            else:
+                self._file.write(data)
+                self._end += len(data)
+            places.append((name, start, self._end - start))
         return replace(medium, members={})
 
     def members(self, place: int) -> dict[str, bytes]:
@@ -179,12 +204,14 @@ def _write(job: FetchJob, chunk: FetchChunk, outcomes: list[Outcome], spool: _Sp
     with writer:
         for place, (entry, outcome) in enumerate(zip(chunk.entries, outcomes, strict=True)):
             if outcome.medium is not None:
-                _append(writer, entry, outcome, outcome.medium, spool.members(place))
+                captions = _captions(chunk.entries, outcomes, place)
+                _append(writer, entry, outcome, captions, outcome.medium, spool.members(place))
         still_runs(job.out, job.run)
     shard = shards[0] if shards else None
     if shard is None:
         (job.out / name).unlink(missing_ok=True)
-    rows = [_row(entry, outcome, name) for entry, outcome in zip(chunk.entries, outcomes, strict=True)]
+    unusable = "failed_to_resize" if job.videos is None else "failed_to_subsample"
+    rows = [_row(*pair, name, unusable) for pair in zip(chunk.entries, outcomes, strict=True)]
     with written_whole(rows_path(job.out, chunk.number), tag) as partial:
         pq.write_table(pa.Table.from_pylist(rows, ROW), partial, compression="zstd")
     facts: dict[str, Any] = {"number": chunk.number, "fingerprint": chunk.fingerprint, "shard": None}
@@ -200,8 +227,20 @@ def _write(job: FetchJob, chunk: FetchChunk, outcomes: list[Outcome], spool: _Sp
         pq.write_table(table.replace_schema_metadata({META: json.dumps(facts).encode()}), partial)
 
 
+def _captions(entries: Sequence[Entry], outcomes: Sequence[Outcome], place: int) -> tuple[str, ...]:
+    """Return the captions of the rows about one clip: that at `place` and those after it."""
+    last = next(n for n in count(place + 1) if n == len(entries) or not outcomes[n].same)
+    captions = (entry.row.caption for entry in entries[place:last])
+    return tuple(dict.fromkeys(caption for caption in captions if caption))
+
+
 def _append(
-    writer: ShardWriter, entry: Entry, outcome: Outcome, medium: Medium, media: dict[str, bytes]
+    writer: ShardWriter,
+    entry: Entry,
+    outcome: Outcome,
+    captions: tuple[str, ...],
+    medium: Medium,
+    media: dict[str, bytes],
 ) -> None:
     """Append a sample with the JSON that the usual tools write, so that what reads theirs reads ours."""
     row = entry.row
@@ -215,21 +254,22 @@ def _append(
         **medium.meta,
         "sha256": outcome.sha256,
     }
+    if len(captions) > 1:
+        side["captions"] = list(captions)
     members = dict(media)
     members["txt"] = row.caption.encode(errors="replace")
     members["json"] = json.dumps(side, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
     meta = {name: value for name, value in medium.meta.items() if name not in ("width", "height", "exif")}
     meta |= {**row.more, "url": row.url, "source_sha256": outcome.sha256}
-    sample = Sample(
-        entry.key, media, (row.caption,) if row.caption else (), split=row.split or ALL, meta=meta
-    )
+    sample = Sample(entry.key, media, captions, split=row.split or ALL, meta=meta)
     writer.append(sample, members, medium.facts, strict=False)
 
 
-def _row(entry: Entry, outcome: Outcome, shard: str) -> dict[str, Any]:
+def _row(entry: Entry, outcome: Outcome, shard: str, unusable: str) -> dict[str, Any]:
+    stored = outcome.medium is not None or outcome.same
     status = SUCCESS
-    if outcome.medium is None:
-        status = "failed_to_resize" if outcome.came else "failed_to_download"
+    if not stored:
+        status = unusable if outcome.came else "failed_to_download"
     return {
         "number": entry.row.number,
         "key": entry.key,
@@ -243,7 +283,7 @@ def _row(entry: Entry, outcome: Outcome, shard: str) -> dict[str, Any]:
         "bytes": outcome.bytes,
         "seconds": outcome.seconds,
         "sha256": outcome.sha256,
-        "shard": shard if outcome.medium is not None else "",
+        "shard": shard if stored else "",
     }
 
 

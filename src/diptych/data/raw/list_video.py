@@ -72,6 +72,16 @@ def webvid(raw: Path, size: str = "") -> Iterator[Listed]:
                 yield row
 
 
+def webvid_file(path: Path) -> Iterator[Listed]:
+    """Yield the rows of one list of WebVid; `val` in its name (or that of its folder) tells the split.
+
+    Raises:
+        DataError: it cannot be read, or lacks a column.
+    """
+    words = re.split(r"[^a-z]+", "/".join(path.parts[-3:]).lower())
+    return _webvid_rows(path, "val" if {"val", "validation"} & set(words) else "train")
+
+
 def webvid_files(raw: Path, size: str = "") -> dict[str, list[Path]]:
     """Return split -> its lists; of the size, or of the larger one that is there.
 
@@ -135,7 +145,17 @@ def internvid(raw: Path) -> Iterator[Listed]:
     Raises:
         DataError: there is no list.
     """
-    path = need(raw, "internvid", *INTERNVID, *(f"{name}.gz" for name in INTERNVID), "*.jsonl")
+    return internvid_file(
+        need(raw, "internvid", *INTERNVID, *(f"{name}.gz" for name in INTERNVID), "*.jsonl")
+    )
+
+
+def internvid_file(path: Path) -> Iterator[Listed]:
+    """Yield the rows of one list of InternVid; see `internvid`.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     with open_text(path) as stream:
         for number, line in lines(stream):
             if line.strip():

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.data.raw.listed import Listed
+from diptych.errors import UsageError
 from diptych.resolve import look_up
 
 LISTS = {
@@ -17,6 +18,11 @@ LISTS = {
     "didemo": "diptych.data.raw.list_video:didemo",
 }
 """Dataset -> function that yields the rows of its list."""
+FILES = {
+    "webvid": "diptych.data.raw.list_video:webvid_file",
+    "internvid": "diptych.data.raw.list_video:internvid_file",
+}
+"""Dataset -> function that yields the rows of one file of its list, whatever the file is called."""
 
 
 def listed(name: str, raw: Path) -> Iterator[Listed]:
@@ -31,6 +37,19 @@ def listed(name: str, raw: Path) -> Iterator[Listed]:
         DataError: the list is not there, or as a whole of another form.
     """
     rows: Iterator[Listed] = look_up(LISTS, name, "list of addresses")(raw)
+    return rows
+
+
+def listed_file(name: str, path: Path) -> Iterator[Listed]:
+    """Yield the rows of one file of a dataset's list; see `listed`.
+
+    Raises:
+        UsageError: the lists of this dataset are not read one by one.
+        DataError: the file is not there, or of another form.
+    """
+    if name in LISTS and name not in FILES:
+        raise UsageError(f"{path}: the list of {name} is read as a whole; give the folder that has it")
+    rows: Iterator[Listed] = look_up(FILES if name in FILES else LISTS, name, "list of addresses")(path)
     return rows
 
 
