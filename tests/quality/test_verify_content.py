@@ -129,7 +129,8 @@ def test_media_that_cannot_be_decoded(tmp_path: Path) -> None:
     # The headers are whole, so preparation takes them.
     jpeg = encoded(pattern(2, side=600), "JPEG")
     png = bytearray(encoded(pattern(3, side=600)))
-    png[len(png) // 2 : len(png) // 2 + 100] = bytes(100)
+    packed = png.index(b"IDAT") + 4
+    png[packed : packed + 40] = b"\xff" * 40
     out = make_set(
         tmp_path / "d",
         [
