@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from diptych.cli.common import progress
+from diptych.errors import UsageError
 
 if TYPE_CHECKING:
     from diptych.data.acquire.job import FetchSummary
@@ -14,6 +15,7 @@ SHOWN_HOSTS = 5
 """Hosts named in the summary: those where most rows failed."""
 
 _LIST, _PICTURES, _NETWORK = "The list", "Pictures", "Network and politeness"
+_VIDEOS, _PAGES = "Videos", "Pages of video platforms (through yt-dlp)"
 
 
 def fetch(
@@ -29,8 +31,10 @@ def fetch(
     form: Annotated[
         str,
         typer.Option(
+            "--form",
+            "--list",
             metavar="NAME",
-            help="LIST is the folder with the list of this dataset as its owners publish it.",
+            help="LIST is the folder (or one file) of this dataset's list as its owners publish it.",
             rich_help_panel=_LIST,
         ),
     ] = "",
@@ -79,18 +83,28 @@ def fetch(
         float, typer.Option(help="Leave out more elongated pictures; 0: none.", rich_help_panel=_PICTURES)
     ] = 0.0,
     connections: Annotated[
-        int, typer.Option(help="Requests at a time in a worker.", rich_help_panel=_NETWORK)
-    ] = 64,
+        int | None,
+        typer.Option(
+            help="Requests at a time in a worker [default: 64, videos 8].", rich_help_panel=_NETWORK
+        ),
+    ] = None,
     per_host: Annotated[
-        int, typer.Option(help="Requests at a time to a host.", rich_help_panel=_NETWORK)
-    ] = 32,
+        int | None,
+        typer.Option(help="Requests at a time to a host [default: 32, videos 8].", rich_help_panel=_NETWORK),
+    ] = None,
     host_rate: Annotated[
         float, typer.Option(help="Requests a second to a host; 0: no limit.", rich_help_panel=_NETWORK)
     ] = 0.0,
-    timeout: Annotated[float, typer.Option(help="Seconds for a try.", rich_help_panel=_NETWORK)] = 30.0,
+    timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds for a try [default: 30, videos 600].", rich_help_panel=_NETWORK),
+    ] = None,
     row_timeout: Annotated[
-        float, typer.Option(help="Seconds for all tries of a row.", rich_help_panel=_NETWORK)
-    ] = 120.0,
+        float | None,
+        typer.Option(
+            help="Seconds for all tries of a row [default: 120, videos 1800].", rich_help_panel=_NETWORK
+        ),
+    ] = None,
     connect_timeout: Annotated[
         float, typer.Option(help="Seconds for a connection.", rich_help_panel=_NETWORK)
     ] = 10.0,
@@ -100,7 +114,10 @@ def fetch(
     min_speed: Annotated[
         float, typer.Option(help="Bytes a second a body must come with.", rich_help_panel=_NETWORK)
     ] = 1000.0,
-    max_mb: Annotated[float, typer.Option(help="MB of a body, at most.", rich_help_panel=_NETWORK)] = 33.5,
+    max_mb: Annotated[
+        float | None,
+        typer.Option(help="MB of a body, at most [default: 33.5, videos 2147].", rich_help_panel=_NETWORK),
+    ] = None,
     retries: Annotated[
         int, typer.Option(help="Further tries after failures that may pass.", rich_help_panel=_NETWORK)
     ] = 2,
@@ -122,7 +139,82 @@ def fetch(
         bool,
         typer.Option("--allow-private", help="Also reach private addresses.", rich_help_panel=_NETWORK),
     ] = False,
-    shard_size: Annotated[int, typer.Option(help="Rows of a shard.")] = 2000,
+    media: Annotated[
+        str,
+        typer.Option(
+            metavar="picture|video",
+            help="What the list is about; default: pictures, videos for webvid, internvid, didemo.",
+        ),
+    ] = "",
+    start: Annotated[
+        str, typer.Option(metavar="COLUMN", help="Times at which clips begin.", rich_help_panel=_VIDEOS)
+    ] = "",
+    end: Annotated[
+        str, typer.Option(metavar="COLUMN", help="Times at which they end.", rich_help_panel=_VIDEOS)
+    ] = "",
+    clips: Annotated[
+        str, typer.Option(metavar="COLUMN", help="Lists of [start, end].", rich_help_panel=_VIDEOS)
+    ] = "",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="How clips are cut: exact (encoded anew), keyframe (copied).", rich_help_panel=_VIDEOS
+        ),
+    ] = "exact",
+    fps: Annotated[
+        float, typer.Option(help="Frames a second, at most; 0: as they are.", rich_help_panel=_VIDEOS)
+    ] = 0.0,
+    short_side: Annotated[
+        int, typer.Option(help="Pixels of the shorter side, at most; 0: as it is.", rich_help_panel=_VIDEOS)
+    ] = 0,
+    audio: Annotated[str, typer.Option(help="keep or drop the sound.", rich_help_panel=_VIDEOS)] = "keep",
+    min_seconds: Annotated[
+        float, typer.Option(help="Leave out shorter videos and clips.", rich_help_panel=_VIDEOS)
+    ] = 0.0,
+    max_seconds: Annotated[
+        float, typer.Option(help="Leave out longer ones; 0: none.", rich_help_panel=_VIDEOS)
+    ] = 0.0,
+    cut_timeout: Annotated[
+        float, typer.Option(help="Seconds for cutting a clip.", rich_help_panel=_VIDEOS)
+    ] = 300.0,
+    files: Annotated[
+        Path | None,
+        typer.Option(help="The list may name files below this folder.", rich_help_panel=_VIDEOS),
+    ] = None,
+    extract: Annotated[
+        str,
+        typer.Option(
+            help="Which addresses yt-dlp is asked for: platforms, all (not ending like a file), none.",
+            rich_help_panel=_PAGES,
+        ),
+    ] = "platforms",
+    height: Annotated[int, typer.Option(help="Lines of the format, at most.", rich_help_panel=_PAGES)] = 360,
+    subtitles: Annotated[
+        str, typer.Option(metavar="EN,DE,...", help="Languages to keep.", rich_help_panel=_PAGES)
+    ] = "",
+    automatic: Annotated[
+        bool, typer.Option("--automatic", help="Also machine-made ones.", rich_help_panel=_PAGES)
+    ] = False,
+    cookies: Annotated[
+        Path | None, typer.Option(help="File with cookies (Netscape).", rich_help_panel=_PAGES)
+    ] = None,
+    proxy: Annotated[str, typer.Option(help="Address of a proxy.", rich_help_panel=_PAGES)] = "",
+    sleep: Annotated[float, typer.Option(help="Seconds before each page.", rich_help_panel=_PAGES)] = 0.0,
+    sleep_requests: Annotated[
+        float, typer.Option(help="Seconds between its requests.", rich_help_panel=_PAGES)
+    ] = 0.0,
+    rate: Annotated[
+        float, typer.Option(help="kB a second of one download; 0: no limit.", rich_help_panel=_PAGES)
+    ] = 0.0,
+    pages_at_a_time: Annotated[
+        int, typer.Option(help="Pages at a time in a worker.", rich_help_panel=_PAGES)
+    ] = 1,
+    pause: Annotated[
+        float, typer.Option(help="Seconds after a platform says it is too much.", rich_help_panel=_PAGES)
+    ] = 60.0,
+    shard_size: Annotated[
+        int | None, typer.Option(help="Rows of a shard [default: 2000, videos 500].")
+    ] = None,
     name: Annotated[str, typer.Option(help="Start of the shards' names; default: the list's.")] = "",
     workers: Annotated[
         int | None, typer.Option(help="Processes; default: one for each core.", show_default=False)
@@ -139,28 +231,35 @@ def fetch(
     ] = "",
     force: Annotated[bool, typer.Option("--force", help="Begin anew.")] = False,
 ) -> None:
-    """Fetch the pictures of a list into shards with an index. Interrupted, the same command goes on."""
+    """Fetch the pictures or videos of a list into shards. Interrupted, the same command goes on."""
     from diptych.data.acquire.job import fetch as run
     from diptych.data.acquire.options import DIRECTIVES, ListOptions, NetOptions, PictureOptions
+    from diptych.data.acquire.video_options import FORMS, PageOptions, VideoOptions, video_net
 
-    usual = NetOptions()
+    if media not in ("", "picture", "video"):
+        raise UsageError(f"--media: expected picture or video, got '{media}'")
+    is_video = media == "video" or (not media and form in FORMS)
+    usual = video_net() if is_video else NetOptions()
     lists = ListOptions(
         format=format,
         url=url,
         caption=caption,
         id=id,
         columns=None if columns is None else tuple(filter(None, columns.split(","))),
+        start=start,
+        end=end,
+        clips=clips,
     )
     net = NetOptions(
-        connections=connections,
-        per_host=per_host,
+        connections=usual.connections if connections is None else connections,
+        per_host=usual.per_host if per_host is None else per_host,
         host_rate=host_rate,
-        timeout=timeout,
-        row_timeout=row_timeout,
+        timeout=usual.timeout if timeout is None else timeout,
+        row_timeout=usual.row_timeout if row_timeout is None else row_timeout,
         connect_timeout=connect_timeout,
         read_timeout=read_timeout,
         min_speed=min_speed,
-        max_bytes=round(max_mb * 1e6),
+        max_bytes=usual.max_bytes if max_mb is None else round(max_mb * 1e6),
         retries=retries,
         robots=robots,
         directives=() if ignore_opt_out else DIRECTIVES,
@@ -177,6 +276,29 @@ def fetch(
         min_side=min_side,
         max_aspect=max_aspect,
     )
+    videos = VideoOptions(
+        precision=precision,
+        fps=fps,
+        short_side=short_side,
+        audio=audio,
+        min_seconds=min_seconds,
+        max_seconds=max_seconds,
+        cut_timeout=cut_timeout,
+        height=height,
+        subtitles=tuple(filter(None, subtitles.split(","))),
+        automatic=automatic,
+    )
+    pages = PageOptions(
+        files=str(files or ""),
+        extract=extract,
+        cookies=str(cookies or ""),
+        proxy=proxy,
+        sleep=sleep,
+        sleep_requests=sleep_requests,
+        rate=round(rate * 1000),
+        at_a_time=pages_at_a_time,
+        pause=pause,
+    )
     with progress(f"fetching {source}") as bar:
         summary = run(
             source,
@@ -186,6 +308,8 @@ def fetch(
             lists=lists,
             net=net,
             pictures=pictures,
+            videos=videos if is_video else None,
+            pages=pages,
             shard_size=shard_size,
             workers=workers,
             engine=engine,

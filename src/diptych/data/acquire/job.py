@@ -99,6 +99,9 @@ def fetch(
     if net is None:
         net = video_net() if videos else NetOptions()
     if videos:
+        from diptych.data.acquire.pages import check_sources
+
+        check_sources(pages, form)
         lists = replace(lists, video=True)
     shard_size = shard_size if shard_size is not None else VIDEOS_A_SHARD if videos else PICTURES_A_SHARD
     if shard_size < 1:

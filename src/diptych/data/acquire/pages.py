@@ -34,6 +34,7 @@ LONGEST_LIFE = 50
 
 _YOUTUBE = re.compile(r"[A-Za-z0-9_-]{11}")
 _LIMIT = 1 << 20
+_INSTALL = "install yt-dlp (pip install 'diptych[video]')"
 
 
 def as_address(text: str) -> str:
@@ -60,12 +61,26 @@ def is_page(url: str, extract: str) -> bool:
     return extract == "all" or any(host == name or host.endswith(f".{name}") for name in PLATFORMS)
 
 
-def check_extra() -> None:
-    """Raise a `UsageError` if yt-dlp is not installed."""
-    if importlib.util.find_spec("yt_dlp") is None:
-        raise UsageError(
-            "pages of platforms need yt-dlp: pip install 'diptych[video]' (or leave them out: --extract none)"
-        )
+def check_sources(options: PageOptions, form: str) -> None:
+    """Refuse options with which no video could ever come, before the list is read.
+
+    Args:
+        options: where videos come from besides the web.
+        form: the published list.
+
+    Raises:
+        UsageError: a folder or file is missing, or yt-dlp for a list of pages.
+    """
+    if options.files and not Path(options.files).is_dir():
+        raise UsageError(f"--files: {options.files} is no folder")
+    if options.cookies and not Path(options.cookies).is_file():
+        raise UsageError(f"--cookies: {options.cookies} is no file")
+    if form == "internvid" and options.extract != "none" and not _is_installed():
+        raise UsageError(f"the list of {form} has pages of a platform: {_INSTALL}")
+
+
+def _is_installed() -> bool:
+    return importlib.util.find_spec("yt_dlp") is not None
 
 
 class Pages:
@@ -121,6 +136,8 @@ class Pages:
         Raises:
             FetchError: anything that can go wrong.
         """
+        if not _is_installed():
+            raise FetchError("no yt-dlp", f"{url[:200]} is a page: {_INSTALL}")
         if self._options.sleep:
             await asyncio.sleep(min(self._options.sleep, seconds))
         try:
