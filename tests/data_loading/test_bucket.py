@@ -176,7 +176,7 @@ def wasted(shapes: list[tuple[int, int]], plan: Plan, epochs: int = 3) -> float:
         height, width = (padded(int(side), 32) for side in sizes.max(0).values)
         pixels = len(rows) * height * width
         full += pixels
-        real += pixels * (1 - waste(sizes, height, width))
+        real += pixels * (1 - float(waste(sizes, height, width)))
         number, seen = number + 1, seen + len(rows)
     return 1 - real / full
 

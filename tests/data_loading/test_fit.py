@@ -120,7 +120,7 @@ def test_frames_of_a_batch() -> None:
     assert sizes.tolist() == [[2, 5], [4, 3]]
     assert float(batch.sum()) == 3 * (10 + 12)
     assert float(batch[0, 0, :2, :5].sum()) == 10
-    assert waste(sizes, 4, 8) == pytest.approx(1 - 22 / 64)
+    assert float(waste(sizes, 4, 8)) == pytest.approx(1 - 22 / 64)
     assert waste(sizes[:0], 4, 8) == 1
     assert waste(torch.tensor([[[4, 8], [4, 8]]]), 4, 8) == 0  # two pictures a sample
 
@@ -330,3 +330,20 @@ def test_evaluation_sees_all_captions_once(shapes: Selection, tokenizer: Tokeniz
     assert batch.text_ids.shape == (7, 6)
     assert batch.captions is not None
     assert [len(captions) for captions in batch.captions] == [1, 2, 2, 2, 2, 2, 2]
+
+
+# --- What does not go together ---
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"augment": {"zoom": 0.1}}, r"augment: rotation, zoom, .*image\.resize = fit"),
+        ({"augment": {"randaugment_ops": 2}}, "RandAugment's Shear"),
+        ({"loader": {"pack": True}, "text": {"per_picture": 2}}, r"text\.per_picture = 2: loader\.pack"),
+    ],
+)
+def test_settings_that_do_not_go_together(sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        settings(**sections)
+    settings(augment={"randaugment_ops": 2, "randaugment_choices": ["Brightness"], "hue": 0.1})

@@ -1,6 +1,7 @@
 """What a row of figures says, by hand, for one rank and for several."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,6 +65,17 @@ def clock(monkeypatch):
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(module, "roofline", lambda device, precision: 1000.0)
     return now
+
+
+def test_padding_is_weighted_by_pixels(clock):
+    figures = Figures(OnlyModel(), CPU, "fp32")
+    figures.batch(batch(1, 1))  # pictures that fill their frames say nothing
+    assert "padding" not in figures.row()
+    figures.batch(replace(batch(2, 3), image_sizes=torch.tensor([[8, 8], [4, 4]])))
+    wide = torch.zeros(1, 2, 3, 8, 32, dtype=torch.uint8)
+    figures.batch(replace(batch(1, 3), images=wide, image_sizes=torch.tensor([[[8, 8], [8, 24]]])))
+    # 64 + 16 of 128 pixels, then 64 + 192 of 512.
+    assert figures.row()["padding"] == pytest.approx(1 - (80 + 256) / (128 + 512))
 
 
 def test_a_row_by_hand(clock):

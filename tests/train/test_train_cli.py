@@ -32,6 +32,8 @@ def test_the_run_goes_to_its_name_and_settings_have_layers(recipe, tmp_path, cap
         (["train.stepz=3"], "train.stepz"),
         (["train.steps=many"], "train.steps: expected"),
         (["data.image.size=16"], "data.image.size = 16, but system.image_size = 8"),
+        (["data.image.resize=fit"], "data.image.resize = fit gives pictures of any shape, but"),
+        (["data.text.per_picture=2"], "data.text.per_picture = 2, but task.name = "),
         (["schedule.warmup=1.5"], "schedule.warmup: expected a fraction below 1"),
     ],
 )

@@ -320,6 +320,12 @@ class AugmentConfig(Section):
         return bool(self.rotation or self.zoom or self.stretch or self.translation)
 
     @property
+    def moves_some(self) -> bool:
+        """Whether RandAugment may change geometry."""
+        geometry = ("Shear", "Translate", "Rotate")
+        return bool(self.randaugment_ops) and any(c.startswith(geometry) for c in self.randaugment_choices)
+
+    @property
     def keeps_opacity(self) -> bool:
         """Whether the loader hands over opacity as a fourth channel for `augment` to lay on a background."""
         return bool(self.random_background or (self.moves and self.outside == "background"))
@@ -403,6 +409,20 @@ class DataConfig(Section):
             raise ValueError(
                 f"sources: rows of statements have two pictures and do not mix with others ({kinds}); "
                 "set examples = statements for all of them, or for none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _own_shapes(self) -> Self:
+        if self.image.resize == "fit" and (self.augment.moves or self.augment.moves_some):
+            raise ValueError(
+                "augment: rotation, zoom, stretch, translation and RandAugment's Shear, Translate and Rotate "
+                "move what is in a frame, but with image.resize = fit a frame has padding; switch them off"
+            )
+        if self.loader.pack and self.text.per_picture > 1:
+            raise ValueError(
+                f"text.per_picture = {self.text.per_picture}: loader.pack puts one text a sample into its "
+                "sequences; use one of them"
             )
         return self
 

@@ -109,7 +109,13 @@ def pad_batch(images: list[Tensor], multiple: int) -> tuple[Tensor, Tensor]:
     return torch.stack(made), sizes
 
 
-def waste(sizes: Tensor, height: int, width: int) -> float:
-    """Return the share of a frame of height x width that pictures of sizes [B, 2] int64 leave empty."""
-    area = float(sizes.prod(-1).sum())
+def waste(sizes: Tensor, height: int, width: int) -> Tensor:
+    """Return the share (scalar float32) of frames of height x width that pictures leave empty.
+
+    Args:
+        sizes: [..., 2] int64, height and width of each picture.
+        height: of the frames.
+        width: of the frames.
+    """
+    area = sizes.prod(-1).sum().float()
     return 1 - area / max(math.prod(sizes.shape[:-1]) * height * width, 1)

@@ -95,6 +95,8 @@ class Task(nn.Module, ABC):
     """Fields of `Batch` that must not be None in training."""
     examples: ClassVar[str] = "samples"
     """What a row of a batch is, as `data.examples` says it."""
+    several_texts: ClassVar[bool] = False
+    """Whether it takes several texts of each picture (`data.text.per_picture`)."""
 
     def __init__(self, model: VisionLanguageModel, config: TaskConfig, tokenizer: Tokenizer) -> None:
         super().__init__()

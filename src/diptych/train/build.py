@@ -220,6 +220,11 @@ def _check_image(config: RunConfig, model: VisionLanguageModel) -> None:
         if ours < least:
             raise ConfigError(f"data.image.size = {ours}: {config.system.name} needs at least {least} pixels")
         return
+    if config.data.image.resize == "fit":
+        raise ConfigError(
+            f"data.image.resize = fit gives pictures of any shape, but {config.system.name} reads squares of "
+            f"{theirs} pixels; set it to squash, crop, random_crop or pad"
+        )
     if ours != theirs:
         raise ConfigError(
             f"data.image.size = {ours}, but {_key(config.system, 'image_size')} = {theirs}; set both to "
@@ -228,6 +233,14 @@ def _check_image(config: RunConfig, model: VisionLanguageModel) -> None:
 
 
 def _check_text(config: RunConfig, model: VisionLanguageModel) -> None:
+    several = config.data.text.per_picture
+    for label, entry in config.task.entries().items():
+        if several > 1 and not look_up(TASKS, entry.name, "task").several_texts:
+            key = f"task.tasks.{label}.name" if label else "task.name"
+            raise ConfigError(
+                f"data.text.per_picture = {several}, but {key} = {entry.name} reads one text a sample; "
+                "set the former to 1"
+            )
     ours, theirs = config.data.text.max_tokens, model.text_spec.max_tokens
     if ours > theirs:
         raise ConfigError(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diptych.blocks.collective import ALONE, World
 from diptych.data.batch import Batch
+from diptych.data.fit import waste
 from diptych.systems.task import Loss, Task
 from diptych.train.flops import StepFlops
 from diptych.train.memory import peak_mb
@@ -90,12 +91,17 @@ class Figures:
         """Count the samples and tokens of a batch of this rank, real text tokens and image tokens once each.
 
         A system that reads a picture in several passes or hides parts of it has as many tokens as any other.
+        Where pictures have sizes of their own, the padded share of all pixels is a figure (`padding`).
         """
         self._samples += len(batch)
         tokens = torch.zeros(()) if batch.text_mask is None else batch.text_mask.sum()
         if batch.images is not None:
             pictures = batch.images.shape[:-3].numel()  # [B], or [B, 2] of statements about two pictures
             tokens = tokens + pictures * self._image_tokens
+            if batch.image_sizes is not None:
+                height, width = batch.images.shape[-2:]
+                empty = waste(batch.image_sizes, height, width)
+                self._add("padding", empty, float(pictures * height * width))
         self._step_tokens = self._step_tokens.to(tokens.device) + tokens
 
     def loss(self, loss: Loss, share: float) -> None:

@@ -61,6 +61,7 @@ class SohoPretrainTask(Task):
     name: ClassVar[str] = "soho_pretrain"
     config_class: ClassVar[type[TaskConfig]] = SohoPretrainConfig
     batch_fields: ClassVar[frozenset[str]] = frozenset({"images", "text_ids", "text_mask"})
+    several_texts: ClassVar[bool] = True
     config: SohoPretrainConfig
     model: SohoModel
 
