@@ -9,7 +9,8 @@ from tests.parity.runner import Case, Comparison, exact, loss
 from torch import Tensor
 
 from diptych.data.frames import choose_frames, segments
-from diptych.data.significant import Words, hidden_count, hide_significant
+from diptych.data.significant import Words, hidden_count, hide_significant, with_specials
+from diptych.data.words import group_words, keep_main_kinds, rank_words
 from diptych.metrics.retrieval import best_ranks
 
 MASK, CLS, SEP = 103, 101, 102
@@ -174,3 +175,57 @@ def _recalls(name: str, scores: Tensor, right: Sequence[Sequence[int]]) -> dict[
     values = {f"{name}-r@{k}": float((ranks <= k).mean()) for k in (1, 5, 10)}
     mean = sum(values.values()) / len(values)
     return values | {f"{name}-mean_recall": mean, f"{name}-mr": float(np.median(ranks))}
+
+
+def check_processor(case: Case) -> list[Comparison]:
+    """Put recorded captions together: start and end tokens, padding, targets where something is hidden."""
+    done = []
+    for number, row in enumerate(case.meta["cases"]):
+        length, count = len(row["input_ids"]), row["source_len"]
+        inside, targets = row["input_ids"][1 : count - 1], row["lm_label_ids"][1 : count - 1]
+        found = with_specials(inside, targets, row["cls_id"], row["sep_id"], length)
+        done += [
+            exact(f"{number}: ids", found[0], row["input_ids"]),
+            exact(f"{number}: mask", found[1], row["input_mask"]),
+            exact(f"{number}: targets", found[2], row["lm_label_ids"]),
+            exact(f"{number}: types", [0] * length, row["segment_ids"]),
+        ]
+        # What is hidden is as much as there should be, and what is shown elsewhere is the word itself.
+        hidden = sum(target != -1 for target in targets)
+        done.append(exact(f"{number}: number hidden", hidden, hidden_count(len(inside), 0.15)))
+    return done
+
+
+def check_mining(case: Case) -> list[Comparison]:
+    """Compare ranks, shares and groups made of recorded counts."""
+    meta = case.meta
+    ranked = rank_words(meta["stage1_counts"], meta["vocab"], meta["abandon_list"])
+    done = _columns("stage 2", ranked.columns(), meta["stage2"])
+    kept = keep_main_kinds(ranked, meta["percentage_threshold"])
+    done += _columns("stage 3", kept.columns(), meta["stage3"])
+    groups = group_words(kept, meta["rank_top_k"], meta["group_split_list"])
+    for name, expected in meta["stage3_vtm"].items():
+        if name == "percentage_all":
+            done.append(exact("kinds of words", [set(e) for e in groups[name]], [set(e) for e in expected]))
+            pairs = [(a[k], b[k]) for a, b in zip(groups[name], expected, strict=True) for k in b]
+            done += [loss(f"share {i}", a, b) for i, (a, b) in enumerate(pairs)]
+        else:
+            done.append(exact(name, groups[name], expected))
+    if "csv_head" in meta:
+        columns = ranked.columns()
+        lines = [",".join(columns)]
+        rows = zip(*columns.values(), strict=True)
+        lines += [",".join(str(value) for value in row) for row in rows]
+        done.append(exact("table", lines[: len(meta["csv_head"])], meta["csv_head"]))
+    return done
+
+
+def _columns(what: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[Comparison]:
+    done = [exact(f"{what}: columns", sorted(found), sorted(expected))]
+    for name, values in expected.items():
+        if name.endswith("percentage"):
+            pairs = zip(found[name], values, strict=True)
+            done += [loss(f"{what}: {name} {i}", a, b) for i, (a, b) in enumerate(pairs)]
+        else:
+            done.append(exact(f"{what}: {name}", found[name], values))
+    return done

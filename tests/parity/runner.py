@@ -35,6 +35,13 @@ KINDS: dict[tuple[str, str], str] = {
     ("snps3", "frame_sampling"): "tests.parity.kinds_snps3_data:check_frames",
     ("snps3", "iw_masking"): "tests.parity.kinds_snps3_data:check_masking",
     ("snps3", "retrieval_metrics"): "tests.parity.kinds_snps3_data:check_metrics",
+    ("snps3", "ss_mining"): "tests.parity.kinds_snps3_data:check_mining",
+    ("snps3", "text_processor"): "tests.parity.kinds_snps3_data:check_processor",
+    ("snps3", "mc_qa"): "tests.parity.kinds_snps3_tasks:check_choice",
+    ("snps3", "pretrain_eval"): "tests.parity.kinds_snps3_tasks:check_pretraining",
+    ("snps3", "pretrain_train"): "tests.parity.kinds_snps3_tasks:check_pretraining",
+    ("snps3", "qa_classification"): "tests.parity.kinds_snps3_tasks:check_answers",
+    ("snps3", "retrieval"): "tests.parity.kinds_snps3_tasks:check_retrieval",
     ("snps3", "loss_units"): "tests.parity.kinds_snps3_model:check_losses",
     ("snps3", "text_encoder"): "tests.parity.kinds_snps3_model:check_text",
     ("snps3", "visual"): "tests.parity.kinds_snps3_model:check_visual",
@@ -182,9 +189,8 @@ def run_case(case: Case, kinds: Mapping[tuple[str, str], str] = KINDS) -> Verdic
     name, key = case.path.stem, (str(case.meta.get("system")), str(case.meta.get("kind")))
     label = "/".join(key)
     if key not in kinds:
-        return Verdict(
-            name, label, [], f"unknown kind (known: {', '.join('/'.join(k) for k in sorted(kinds))})"
-        )
+        known = ", ".join(kind for system, kind in sorted(kinds) if system == key[0]) or "none of it"
+        return Verdict(name, label, [], f"unknown kind (known of {key[0]}: {known})")
     module, _, function = kinds[key].partition(":")
     try:
         check: Callable[[Case], list[Comparison]] = getattr(importlib.import_module(module), function)

@@ -131,6 +131,28 @@ def _another(words: Words, random: Random, first_letter: dict[int, int] | None) 
     return word if first_letter is None else first_letter[word]
 
 
+def with_specials(
+    ids: Sequence[int],
+    targets: Sequence[int],
+    start: int,
+    end: int,
+    length: int,
+    pad: int = 0,
+    ignored: int = -1,
+) -> tuple[list[int], list[int], list[int]]:
+    """Put a caption between start and end token and pad it.
+
+    Returns:
+        Ids, mask (1 at real tokens) and targets, each of `length`. Of a caption that is too long the end is
+        cut off.
+    """
+    kept = list(ids)[: length - 2]
+    inside = [start, *kept, end]
+    missing = length - len(inside)
+    wanted = [ignored, *targets[: len(kept)], ignored]
+    return inside + [pad] * missing, [1] * len(inside) + [0] * missing, wanted + [ignored] * missing
+
+
 def read_words(
     path: str | Path, vocabulary: Sequence[str], top: int = 3000, forms: str | Path | None = None
 ) -> Words:

@@ -1,0 +1,182 @@
+"""Heads of SNP-S3, and the losses of its levels.
+
+Legend: B samples (text i belongs to video i), n clips, L text tokens, W words, D width.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from diptych.blocks.queue import FeatureQueue, follow
+from diptych.objectives.milnce import mil_nce, queue_loss, video_scores, word_clip_scores
+from diptych.systems.snps3.model import SnpS3Model
+from diptych.systems.snps3.visual import Clips
+
+CHUNK = 5
+"""Texts that are read together with all videos at a time."""
+
+
+class PairScorer(nn.Module):
+    """How well a text and a video belong together, from the first token of both read together."""
+
+    def __init__(self, width: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.hidden = nn.Linear(width, 2 * width)
+        self.score = nn.Linear(2 * width, 1)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Turn [..., D] into [...] float32."""
+        found: Tensor = self.score(torch.relu(self.hidden(self.dropout(pooled)))).squeeze(-1)
+        return found.float()
+
+
+@dataclass(frozen=True)
+class Level:
+    """A contrastive loss and the scores it comes from."""
+
+    loss: Tensor
+    scores: Tensor
+    """[B, B] (text, video)."""
+
+
+def clip_scores(texts: Tensor, clips: Tensor) -> Tensor:
+    """Return cosines [B, B, n] of text features [B, D] and clip features [B, n, D]."""
+    return torch.einsum("id,jkd->ijk", texts, clips)
+
+
+def first_level(texts: Tensor, clips: Tensor) -> Level:
+    """Compare texts and clips by their features alone (MIL-NCE, without a temperature)."""
+    scores = clip_scores(texts, clips)
+    return Level(mil_nce(scores), video_scores(scores))
+
+
+def joint_scores(
+    model: SnpS3Model, scorer: PairScorer, words: Tensor, mask: Tensor, tokens: Tensor
+) -> Tensor:
+    """Score every text with every video by reading them together, [B, B'] (text, video).
+
+    Args:
+        model: the network.
+        scorer: the head.
+        words: [B, L, D] embedded texts.
+        mask: [B, L] bool.
+        tokens: [B', n, D] clip tokens.
+    """
+    clips = model.embed_clips(tokens)
+    rows = []
+    for start in range(0, len(words), CHUNK):
+        some, seen = words[start : start + CHUNK], mask[start : start + CHUNK]
+        pooled = model.join(
+            some.repeat_interleave(len(clips), 0),
+            seen.repeat_interleave(len(clips), 0),
+            clips.repeat(len(some), 1, 1),
+        ).pooled
+        rows.append(scorer(pooled).view(len(some), len(clips)))
+    return torch.cat(rows)
+
+
+def second_level(scores: Tensor, weights: Tensor | None = None) -> Level:
+    """Compare texts and videos by reading them together; `scores` [B, B]."""
+    return Level(mil_nce(scores[..., None], weights), scores)
+
+
+def mine_hard(first: Tensor, rule: Literal["top_k", "nearliest"]) -> Tensor:
+    """Return which videos each text is compared with, [B, B] int64; the i-th of row i is its own.
+
+    A text's own video comes last in the choice, and then takes the i-th place as well: it may be there twice,
+    and the video that was chosen for that place is left out (published).
+
+    Args:
+        first: [B, B] scores of the first level (text, video).
+        rule: `top_k`: videos by falling score; `nearliest`: by how near their scores are to that of the
+            text's own video.
+    """
+    own = first.diagonal()
+    order = -(first - own[:, None]).abs() if rule == "nearliest" else first
+    last = torch.eye(len(first), dtype=torch.bool, device=first.device)
+    chosen = order.masked_fill(last, float("-inf")).topk(len(first), dim=1).indices
+    numbers = torch.arange(len(first), device=first.device)[:, None]
+    return chosen.scatter(1, numbers, numbers)
+
+
+def hard_weights(first: Tensor, offset: float = 0.0) -> Tensor:
+    """Return the weight of each pair [B]: less for those that the first level finds easy.
+
+    Of pairs whose score d is above the mean of all it is (mean - least) / (d - least), at least 0.2. The
+    published name of the rule is `median`.
+
+    Args:
+        first: [B, B] scores of the first level (text, video).
+        offset: added to all scores, which only rounds them. The published code has taken 100 from them by
+            then, with `top_k`: weights differ in the fifth digit.
+    """
+    own = first.diagonal().detach() + offset
+    mean, least = own.mean(), own.min()
+    easy = ((mean - least) / (own - least).clamp(min=1e-12)).clamp(min=0.2)
+    return torch.where(own > mean, easy, torch.ones_like(own))
+
+
+def word_level(words: Tensor, clips: Tensor) -> Level:
+    """Compare significant words [B, W, D] with clip features [B, n, D] (LVWM)."""
+    scores = word_clip_scores(words, clips)
+    return Level(mil_nce(scores), video_scores(scores))
+
+
+class Momentum(nn.Module):
+    """Slowly following copies of both encoders, and queues of what they made of earlier batches (MoCo)."""
+
+    def __init__(
+        self, model: SnpS3Model, places: int = 16384, momentum: float = 0.9999, temperature: float = 0.05
+    ) -> None:
+        super().__init__()
+        self.momentum, self.temperature = momentum, temperature
+        self.keys = copy.deepcopy(model)
+        del self.keys.cross_pooler
+        self.keys.requires_grad_(False)
+        self.visual_queue = FeatureQueue(places, model.width, "published")
+        self.text_queue = FeatureQueue(places, model.width, "published")
+
+    def forward(
+        self,
+        model: SnpS3Model,
+        frames: tuple[Tensor, Tensor | None, int],
+        raw: tuple[Tensor, Tensor],
+        texts: Tensor,
+        clips: Tensor,
+    ) -> Tensor:
+        """Return the loss of text features [B, D] and clip features [B, n, D]; move copies and queues.
+
+        Args:
+            model: the live network.
+            frames: what `SnpS3Model.see` takes.
+            raw: ids and mask [B, L] of the texts with nothing hidden.
+            texts: features of the live network.
+            clips: the same.
+        """
+        follow(self.keys, _without_pooler(model), self.momentum)
+        with torch.no_grad():
+            seen: Clips = self.keys.see(*frames)
+            read = self.keys.encode_text(*raw).pooled
+        B, n, D = clips.shape
+        visual = (clips * read[:, None]).sum(2).view(B * n, 1)  # each clip with its text
+        to_text = queue_loss(visual, clips.view(B * n, D) @ self.text_queue.features.t(), self.temperature)
+        text = (texts[:, None] * seen.features).sum(2)  # each text with the clips of its video
+        to_visual = queue_loss(text, texts @ self.visual_queue.features.t(), self.temperature)
+        # What the loss was computed with stays as it was: autograd holds on to it.
+        self.text_queue.features = self.text_queue.features.clone()
+        self.visual_queue.features = self.visual_queue.features.clone()
+        self.text_queue.put(read)
+        self.visual_queue.put(seen.features.flatten(0, 1))
+        return (to_text + to_visual) / 2
+
+
+def _without_pooler(model: SnpS3Model) -> nn.Module:
+    """Return the parts of a network that have a momentum copy, under the same names."""
+    parts = nn.Module()
+    for name in ("visual", "text", "layers", "text_pooler"):
+        parts.add_module(name, getattr(model, name))
+    return parts

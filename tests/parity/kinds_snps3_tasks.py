@@ -1,0 +1,261 @@
+"""Kinds `pretrain_eval`, `pretrain_train`, `retrieval`, `mc_qa` and `qa_classification` of SNP-S3."""
+
+import torch
+from tests.parity.runner import Case, Comparison, exact, loss, output
+from tests.parity.snps3_common import fill, frames_of, gradients, system_config, texts_of
+from torch import Tensor, nn
+
+from diptych.objectives.milnce import diagonal_ranks, mean_cross_entropy
+from diptych.systems.snps3.heads import (
+    Momentum,
+    PairScorer,
+    first_level,
+    hard_weights,
+    joint_scores,
+    mine_hard,
+    second_level,
+)
+from diptych.systems.snps3.model import SnpS3Model
+from diptych.systems.snps3.objectives import IGNORED, Given, PretrainHeads
+
+MASK = 103
+LOSSES = {
+    "level1_similarity_loss": "level1",
+    "level2_similarity_loss": "level2",
+    "masked_lm_loss": "mlm",
+    "masked_lm_text_encoder_loss": "text_mlm",
+    "itm_loss": "itm",
+    "VWM_after_similarity_loss": "lvwm_after",
+    "VWM_before_similarity_loss": "lvwm_before",
+}
+SCORES = {"l1": "level1", "l2": "level2", "VWM_after": "lvwm_after", "VWM_before": "lvwm_before"}
+
+
+class Pretraining(nn.Module):
+    """The network and the heads under the names of the task."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.model = SnpS3Model(system_config(case.meta["config"]))
+        moco, momentum = case.meta.get("moco"), None
+        if moco:
+            momentum = Momentum(self.model, moco["K"], moco["momentum"], moco["T"])
+        heads = PretrainHeads(self.model, momentum, dropout=0.0)
+        self.match, self.mlm, self.text_mlm, self.itm, self.moco = (
+            heads.match,
+            heads.mlm,
+            heads.text_mlm,
+            heads.itm,
+            heads.moco,
+        )
+        self._heads = [heads]
+
+    @property
+    def heads(self) -> PretrainHeads:
+        return self._heads[0]
+
+
+def _given(case: Case) -> Given:
+    t = case.tensors
+    frames, padding = frames_of(case)
+    raw, mask = texts_of(case, "caption_raw_input")
+    shown, targets = t["in.caption_input_ids"].long(), t["in.caption_lm_label_ids"].long()
+    guided = None
+    if "out.attentive_positions" in t:
+        hidden = _hidden(t["out.attentive_positions"], raw.shape)
+        guided = (raw.masked_fill(hidden, MASK), torch.where(hidden, raw, IGNORED))
+    clips = int(t["in.image_n_clips"][0])
+    return Given(
+        frames,
+        raw,
+        mask,
+        shown,
+        targets,
+        t["in.caption_false_input_ids"].long(),
+        t["in.caption_false_input_mask"].bool(),
+        t["out.vwm_word_positions"].long(),
+        padding,
+        clips,
+        guided,
+    )
+
+
+def _hidden(positions: Tensor, shape: torch.Size) -> Tensor:
+    """Return [B, L] bool of recorded places: a mask already, or places with negative filling."""
+    if positions.shape == shape and positions.max() <= 1 and positions.min() >= 0:
+        return positions.bool()
+    hidden = torch.zeros(shape, dtype=torch.bool)
+    for row, places in enumerate(positions.tolist()):
+        hidden[row, [p for p in places if p >= 0]] = True
+    return hidden
+
+
+def check_pretraining(case: Case) -> list[Comparison]:
+    """Compare all losses, scores and gradients of a batch; in training, what becomes of the queues."""
+    net, given = Pretraining(case), case.tensors
+    fill(net, case)
+    training = case.meta["mode"] != "eval"
+    net.train(training)
+    net.heads.train(training)
+    stage = case.meta["vwm"]["stage"]
+    levels = ("before", "after") if stage == "both" else (stage,)
+    found = net.heads(net.model, _given(case), levels)
+    done = [
+        loss(theirs, found.losses[ours], given[f"out.loss.{theirs}"])
+        for theirs, ours in LOSSES.items()
+        if f"out.loss.{theirs}" in given
+    ]
+    total = torch.stack(list(found.losses.values())).sum()
+    done.append(loss("total", total, given["out.total_loss"]))
+    for theirs, ours in SCORES.items():
+        if f"out.{theirs}_simi" in given:
+            done.append(output(f"{ours} scores", found.scores[ours], given[f"out.{theirs}_simi"]))
+            done += _recalls(theirs, found.scores[ours], given)
+    done += _words_and_pairs(found.logits, found.targets, given)
+    total.backward()
+    done += gradients(case, net, net.model.config.encoder)
+    return done + _momentum(net, given)
+
+
+def _recalls(name: str, scores: Tensor, given: dict[str, Tensor]) -> list[Comparison]:
+    ranks, done = diagonal_ranks(scores), []
+    for k in (1, 5, 10):
+        for recorded in (f"out.metric.{name}_r@{k}", f"out.metric.{name}_r_{k}"):
+            if recorded in given:
+                done.append(loss(recorded, (ranks < k).float().mean(), given[recorded].float()))
+    if f"out.metric.{name}_mr" in given:
+        done.append(
+            loss(f"{name} median", ranks.median().float() + 1, given[f"out.metric.{name}_mr"].float())
+        )
+    return done
+
+
+def _words_and_pairs(
+    logits: dict[str, Tensor], targets: Tensor | None, given: dict[str, Tensor]
+) -> list[Comparison]:
+    assert targets is not None
+    done = []
+    asked = targets != IGNORED
+    for ours, theirs in {"mlm": "masked_lm", "text_mlm": "masked_lm_text_encoder"}.items():
+        if f"out.logits_{theirs}_loss" in given:
+            done.append(output(f"{ours} logits", logits[ours], given[f"out.logits_{theirs}_loss"]))
+        right = (logits[ours].argmax(-1) == targets)[asked].float().mean()
+        done.append(loss(f"{ours} accuracy", right, given[f"out.metric.{theirs}_acc"]))
+    pairs = logits["itm"]
+    labels = torch.arange(len(pairs)) < len(pairs) // 2
+    done.append(loss("itm accuracy", (pairs.argmax(1) == labels).float().mean(), given["out.metric.itm_acc"]))
+    return done
+
+
+def _momentum(net: Pretraining, given: dict[str, Tensor]) -> list[Comparison]:
+    if net.moco is None:
+        return []
+    moco, done = net.moco, []
+    for name, queue in (("img", moco.visual_queue), ("txt", moco.text_queue)):
+        if f"out.moco_{name}_queue_after" in given:
+            done.append(output(f"{name} queue", queue.features.t(), given[f"out.moco_{name}_queue_after"]))
+        if f"out.moco_{name}_ptr_after" in given:
+            done.append(
+                exact(f"{name} pointer", int(queue.pointer), int(given[f"out.moco_{name}_ptr_after"]))
+            )
+    keys = moco.keys
+    recorded = {
+        "out.momentum_img_fc_after": keys.visual.fc1.weight,
+        "out.momentum_txt_pooler_after": keys.text_pooler.weight,
+    }
+    return done + [output(name, value, given[name]) for name, value in recorded.items() if name in given]
+
+
+class Scored(nn.Module):
+    """The network and the head of pairs."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.model = SnpS3Model(system_config(case.meta["config"]))
+        self.match = PairScorer(self.model.width, dropout=0.0)
+
+
+def check_retrieval(case: Case) -> list[Comparison]:
+    """Score all pairs on both levels, a block of them, and pairs that were mined."""
+    net, given = Scored(case), case.tensors
+    fill(net, case)
+    model = net.model
+    frames, padding = frames_of(case)
+    ids, mask = texts_of(case, "caption_raw_input")
+    seen = model.see(frames, padding, int(given["in.image_n_clips"][0]))
+    texts = model.encode_text(ids, mask).pooled
+    first = first_level(texts, seen.features)
+    words = model.text(ids)
+    second = second_level(joint_scores(model, net.match, words, mask, seen.tokens))
+    done = [
+        output("level 1", first.scores, given["out.l1_simi"]),
+        output("level 2", second.scores, given["out.l2_simi"]),
+        loss("level 1", first.loss, given["out.loss.level1_similarity_loss"]),
+        loss("level 2", second.loss, given["out.loss.level2_similarity_loss"]),
+    ]
+    if "out.block_l1_simi" in given:
+        block = first_level(texts[:1], seen.features)
+        joint = joint_scores(model, net.match, words[:1], mask[:1], seen.tokens)
+        done += [
+            output("block level 1", block.scores, given["out.block_l1_simi"]),
+            output("block level 2", joint, given["out.block_l2_simi"]),
+            loss("block loss", block.loss, torch.zeros(())),
+        ]
+    for name in (n for n in given if n.startswith("out.hard_") and n.endswith("_l2_simi")):
+        rule = name.removeprefix("out.hard_").removesuffix("_l2_simi")
+        chosen = mine_hard(first.scores, rule)
+        weights = hard_weights(first.scores, -100.0 if rule == "top_k" else 0.0)
+        mined = second_level(second.scores.gather(1, chosen), weights)
+        done.append(output(f"{rule} scores", mined.scores, given[name]))
+        done.append(loss(f"{rule} loss", mined.loss, given[name.replace("_simi", "_loss")]))
+    (first.loss + second.loss).backward()
+    return done + gradients(case, net, model.config.encoder)
+
+
+def check_choice(case: Case) -> list[Comparison]:
+    """Choose among options by the head of pairs."""
+    net, given = Scored(case), case.tensors
+    fill(net, case)
+    model = net.model
+    frames, padding = frames_of(case)
+    ids, mask = given["in.option_input_ids"].long(), given["in.option_input_mask"].bool()
+    seen = model.see(frames, padding)
+    rows = torch.arange(len(ids)).repeat_interleave(ids.shape[1])
+    pooled = model.fuse(seen.tokens[rows], ids.flatten(0, 1), mask.flatten(0, 1)).pooled
+    logits = net.match(pooled).view(ids.shape[:2])
+    targets = given["in.targets"].long()
+    value = mean_cross_entropy(logits, targets)
+    done = [
+        output("logits", logits, given["out.logits"]),
+        loss("loss", value, given["out.loss"]),
+        loss("accuracy", (logits.argmax(1) == targets).float().mean(), given["out.accuracy"]),
+    ]
+    value.backward()
+    return done + gradients(case, net, model.config.encoder)
+
+
+class Answering(nn.Module):
+    """The network and a linear classifier."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.model = SnpS3Model(system_config(case.meta["config"]))
+        self.classifier = nn.Linear(self.model.width, case.meta["config"]["num_labels"])
+
+
+def check_answers(case: Case) -> list[Comparison]:
+    """Answer questions by choosing from a list."""
+    net, given = Answering(case), case.tensors
+    fill(net, case)
+    frames, padding = frames_of(case)
+    ids, mask = texts_of(case, "caption_input")
+    pooled = net.model.fuse(net.model.see(frames, padding).tokens, ids, mask).pooled
+    logits = net.classifier(pooled)
+    value = mean_cross_entropy(logits, given["in.targets"].long())
+    done = [
+        output("feature", pooled, given["out.out_feat"]),
+        output("logits", logits, given["out.logits"]),
+        loss("loss", value, given["out.loss"]),
+    ]
+    value.backward()
+    return done + gradients(case, net, net.model.config.encoder)
