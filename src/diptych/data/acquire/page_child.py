@@ -25,10 +25,10 @@ LEFT_OUT = frozenset(
     {
         *("formats", "requested_formats", "requested_downloads", "requested_subtitles", "thumbnails"),
         *("automatic_captions", "subtitles", "http_headers", "heatmap", "url", "fragments", "cookies"),
-        *("manifest_url", "entries", "filename", "filepath", "downloader_options", "format_index"),
+        *("manifest_url", "entries", "filename", "filepath", "downloader_options", "epoch"),
     }
 )
-"""What of a page's description is not kept: addresses that soon end, and paths of this machine."""
+"""What of a page's description is not kept: addresses that soon end, paths of this machine, the time."""
 LONGEST = 20_000
 """Characters of a text, entries of a list that are kept."""
 

@@ -36,6 +36,8 @@ KNOWN = (
 AGAIN = frozenset({"bot check", "http 429", "no answer", "dns", "cut off"})
 """Failures that may pass."""
 
+_ADDRESS = re.compile(r"https?://[^\s'\")]+")
+_BEGINNING = re.compile(r"^\[[^\]]*\] [^:]*: ")
 _STATUS = re.compile(r"http error (\d{3})")
 
 
@@ -48,7 +50,8 @@ def page_error(message: str, status: int, pause: float) -> FetchError:
         pause: seconds for which a platform is left alone that asks for it.
     """
     text = " ".join(message.split()).removeprefix("ERROR: ")
-    small = text.lower()
+    # Addresses and ids may have any word in them.
+    small = _BEGINNING.sub("", _ADDRESS.sub("", text)).lower()
     found = _STATUS.search(small)
     status = status or (int(found[1]) if found else 0)
     cause = next((cause for pattern, cause in KNOWN if re.search(pattern, small)), "")

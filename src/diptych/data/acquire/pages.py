@@ -33,6 +33,7 @@ LONGEST_LIFE = 50
 """Pages after which a process is replaced: what it has gathered goes."""
 
 _YOUTUBE = re.compile(r"[A-Za-z0-9_-]{11}")
+_START = "import sys; sys.path[:] = {path!r}; from diptych.data.acquire.page_child import main; main()"
 _LIMIT = 1 << 20
 _INSTALL = "install yt-dlp (pip install 'diptych[video]')"
 
@@ -191,7 +192,7 @@ class _Child:
     @classmethod
     async def start(cls, config: dict[str, Any]) -> "_Child":
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "diptych.data.acquire.page_child"),
+            *(sys.executable, "-c", _START.format(path=sys.path)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
