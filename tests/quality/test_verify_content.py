@@ -146,9 +146,9 @@ def test_media_that_cannot_be_decoded(tmp_path: Path) -> None:
         verdict = verify(out, decode=True, workers=workers)
         assert not verdict.sound
         assert verdict.damages == []
-        assert dict(verdict.undecodable.counts) == {"truncated picture": 1, "unreadable picture": 1}
+        assert dict(verdict.undecodable.counts) == {"truncated picture": 1, "damaged picture": 1}
         assert verdict.undecodable.examples["truncated picture"][0].startswith("cut: jpg: ")
-        assert verdict.undecodable.examples["unreadable picture"][0].startswith("broken: png: ")
+        assert verdict.undecodable.examples["damaged picture"][0].startswith("broken: png: ")
 
 
 def test_ends_of_videos() -> None:

@@ -1,12 +1,17 @@
 """Whether media can be decoded, by the ways that training takes."""
 
+import io
 from collections.abc import Iterator, Mapping
+
+from PIL import Image
 
 from diptych.data.decode import JpegDecoder
 from diptych.data.image import PictureError, decode_fast, open_image
 from diptych.data.members import is_picture, is_video
 from diptych.data.raw.refs import MediumError
 from diptych.data.stills import check_video
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class MediaCheck:
@@ -33,8 +38,20 @@ class MediaCheck:
         if is_picture(name):
             if decode_fast(data, self._decoder) is None:
                 open_image(data)
+                _check_sums(data)
         elif is_video(name):
             check_video(data)
+
+
+def _check_sums(data: bytes) -> None:
+    """Refuse a PNG whose checksums are wrong: Pillow decodes broken ones to black without a word."""
+    if not data.startswith(_PNG):
+        return
+    with Image.open(io.BytesIO(data)) as image:
+        try:
+            image.verify()
+        except Exception as error:  # damaged bytes raise almost anything: OSError, SyntaxError, struct.error
+            raise PictureError("damaged picture", str(error)) from error
 
 
 def _inside(message: str) -> str:
