@@ -46,6 +46,20 @@ def entry_scores(entry: Mapping[str, object]) -> dict[str, float]:
     return dict.fromkeys(answers, 1.0) if single else soft_scores(answers)
 
 
+def entry_accuracy(answer: str, entry: Mapping[str, object]) -> float | None:
+    """Return the accuracy of an answer to an entry of `meta.questions`, 0 to 1; None: nobody has answered it.
+
+    That is `vqa_accuracy`, or, of an entry from published targets, the score that they give the answer.
+    """
+    scores = entry.get("scores")
+    if isinstance(scores, Mapping):
+        return max(
+            (float(score) for name, score in scores.items() if equal_answers(answer, name)), default=0.0
+        )
+    references = entry_answers(entry)
+    return vqa_accuracy(answer, references) if references else None
+
+
 def entry_answers(entry: Mapping[str, object]) -> list[str]:
     """Return the right answers of an entry of `meta.questions`; empty where it has none (test splits)."""
     found = entry.get("answers", entry.get("answer"))

@@ -117,14 +117,19 @@ class VqaTask(Task):
         return logits.softmax(1) if self.config.loss == "softmax" else logits.sigmoid()
 
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return soft targets [B, A] and which questions count [B] bool: those with an answer in the list."""
+        """Return soft targets [B, A] and which questions count [B] bool: those with an answer in the list.
+
+        With `task.unanswerable=count` all do.
+        """
         targets = self.answers.targets(questions_of(batch)).to(self.device, non_blocking=True)
-        return targets, targets.sum(1) > 0
+        answerable = targets.sum(1) > 0
+        return targets, answerable if self.config.unanswerable == "skip" else torch.ones_like(answerable)
 
     def compute_loss(self, batch: Batch, context: StepContext) -> Loss:
         """Return the loss; parts `vqa` and, if it is trained, `routing`.
 
-        Questions none of whose answers is in the list are left out (the published files do not have them).
+        Questions none of whose answers is in the list are left out (published files of EVE have none), or
+        by `task.unanswerable` have all answers wrong.
         """
         world = context.world
         targets, counted = self.targets(batch)
@@ -135,7 +140,7 @@ class VqaTask(Task):
         chosen = targets.gather(1, logits.detach().argmax(1, keepdim=True))[:, 0]
         metrics = {
             "accuracy": world.mean(chosen.masked_fill(~counted, 0.0).sum(), counted.sum()),
-            "answerable": counted.float().mean(),
+            "answerable": (targets.sum(1) > 0).float().mean(),
         }
         routing = fused.aux.get("routing")
         if routing is not None:

@@ -32,6 +32,11 @@ class VqaConfig(TaskConfig):
         description="binary (published): every answer is right or wrong by itself; softmax (ours): they "
         "compete.",
     )
+    unanswerable: Literal["skip", "count"] = Field(
+        "skip",
+        description="Questions none of whose answers is in the list. skip: they are left out of the loss; "
+        "count: every answer is wrong (published for SOHO).",
+    )
     gate_weight: float = Field(0.001, ge=0, description="Weight of the routing balance loss.")
     add_gate_loss: bool = Field(
         False, description="Train the routing balance loss too; the published code only reports it."

@@ -1,14 +1,14 @@
 """Evaluation of visual question answering: figures, predictions, and the file for a test server."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from diptych.data.batch import Batch
 from diptych.data.vqa_answers import canonical_answer
 from diptych.errors import RunError
 from diptych.metrics.accuracy import best_constant, best_constant_by_kind, by_kind, mean
-from diptych.metrics.vqa import entry_answers, vqa_accuracy
+from diptych.metrics.vqa import entry_accuracy, entry_answers, entry_scores
 from diptych.systems.task import EvalData, Evaluation
 from diptych.tasks.rows import collect_rows
 
@@ -57,7 +57,8 @@ def _answered(task: "VqaTask", batch: Batch) -> list[dict[str, Any]]:
             {"answer": names[c], "score": score}
             for c, score in zip(best.indices[i].tolist(), best.values[i].tolist(), strict=True)
         ]
-        right = entry_answers(entry)
+        given = entry_scores(entry) if isinstance(entry.get("scores"), Mapping) else None
+        right = entry_answers(entry) if given is None else sorted(given, key=lambda a: -given[a])
         rows.append(
             {
                 "key": batch.keys[i],
@@ -66,8 +67,10 @@ def _answered(task: "VqaTask", batch: Batch) -> list[dict[str, Any]]:
                 "kind": str(entry.get("kind") or ""),
                 "answer": top[0]["answer"],
                 "right": right,
-                "accuracy": vqa_accuracy(top[0]["answer"], right) if right else None,
+                "accuracy": entry_accuracy(top[0]["answer"], entry),
                 "top": top,
+                # What published targets give each answer.
+                **({} if given is None else {"scores": given}),
             }
         )
     return rows
@@ -79,16 +82,15 @@ def figures(rows: Sequence[dict[str, Any]], answers: "Answers") -> dict[str, Any
     `reachable` is what always choosing the best answer of the list would reach; `chance` what the most
     frequent answer of this split reaches, overall and by kind, and what a random one does.
     """
-    scored = [row for row in rows if row["right"]]
+    scored = [row for row in rows if row["accuracy"] is not None]
     if not scored:
         return {"scored": 0}
     kinds = [row["kind"] for row in scored]
     accuracies = [row["accuracy"] for row in scored]
-    usual = [Counter(map(canonical_answer, row["right"])).most_common(1)[0][0] for row in scored]
-    best = [
-        max((vqa_accuracy(name, row["right"]) for name in _known(row, answers)), default=0.0)
-        for row in scored
-    ]
+    # Published targets may have no right answer at all.
+    counts = (Counter(map(canonical_answer, row["right"])) for row in scored)
+    usual = [count.most_common(1)[0][0] if count else "" for count in counts]
+    best = [max((_accuracy(name, row) for name in _known(row, answers)), default=0.0) for row in scored]
     return {
         "scored": len(scored),
         "headline": "accuracy",
@@ -101,6 +103,12 @@ def figures(rows: Sequence[dict[str, Any]], answers: "Answers") -> dict[str, Any
             "random": 1 / len(answers),
         },
     }
+
+
+def _accuracy(answer: str, row: dict[str, Any]) -> float:
+    """Return the accuracy of another answer to the question of a row that is scored."""
+    entry = {"scores": row["scores"]} if "scores" in row else {"answers": row["right"]}
+    return entry_accuracy(answer, entry) or 0.0
 
 
 def _known(row: dict[str, Any], answers: "Answers") -> list[str]:

@@ -78,7 +78,8 @@ def settings_of(config: SohoConfig, state: Mapping[str, Tensor]) -> dict[str, An
     task: dict[str, Any] = {}
     if ANSWERS in state:
         data["examples"] = "questions"
-        task = {"name": "vqa", "head": "dropout", "answer_count": state[ANSWERS].shape[0]}
+        count = state[ANSWERS].shape[0]
+        task = {"name": "vqa", "head": "dropout", "answer_count": count, "unanswerable": "count"}
     elif MATCHING in state and config.neck != "plain":
         data["text"] |= {"per_picture": TEXTS, "pick": "random"}
         task = {"name": "soho_pretrain", "visual_mask": "published", "visual_mask_ratio": MASKED}
