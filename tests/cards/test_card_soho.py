@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from card_checks import Prepared
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diptych.data.captions import caption_groups
@@ -140,6 +140,7 @@ def test_a_list_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert converted(tmp_path, lists="vg") == {}  # its zip is not there: the picture is counted
 
 
+@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 9), st.integers(0, 99))
 def test_caption_groups(count: int, size: int, seed: int) -> None:
     captions = [f"caption {i}" for i in range(count)]

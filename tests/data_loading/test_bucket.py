@@ -77,7 +77,7 @@ def test_pictures_without_sizes_are_refused(wrong: list[Any]) -> None:
         shape_codes(cast(Selection, unknown))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(SHAPES, BUCKETS, SEEDS, st.integers(1, 7), st.integers(1, 40))
 def test_upright_and_lying_pictures_never_meet_and_all_come_once_an_epoch(
     shapes: list[tuple[int, int]], bucket: str, seed: int, batch: int, window: int
@@ -98,7 +98,7 @@ def test_upright_and_lying_pictures_never_meet_and_all_come_once_an_epoch(
     assert sorted(positions) == list(range(2 * len(shapes)))  # no position, and so no draw, comes twice
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(SHAPES, BUCKETS, SEEDS, st.integers(1, 4))
 def test_ranks_share_every_batch(shapes: list[tuple[int, int]], bucket: str, seed: int, world: int) -> None:
     if len(shapes) < world:
@@ -113,7 +113,7 @@ def test_ranks_share_every_batch(shapes: list[tuple[int, int]], bucket: str, see
         assert sorted(joined.tolist()) == sorted(whole.positions.tolist())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(SHAPES, BUCKETS, SEEDS, st.data())
 def test_a_plan_goes_on_from_an_anchor(
     shapes: list[tuple[int, int]], bucket: str, seed: int, data: st.DataObject
@@ -225,7 +225,7 @@ def slow_published(lying: list[bool], batch: int, world: int, epoch: int) -> lis
     return [[i for b in order[r * each : (r + 1) * each] for i in batches[b]] for r in range(world)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(
     st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 5), st.integers(1, 3), st.integers(0, 9)
 )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
@@ -38,6 +39,7 @@ def test_sizes_by_hand() -> None:
     assert fit_size(10000, 3, 1000, 600) == (1000, 1)  # never without a row
 
 
+@hypothesis_settings(deadline=None)
 @given(SIDES, SIDES, st.integers(1, 2000), st.integers(1, 2000))
 def test_sizes_keep_within_their_limits_and_the_shape(w: int, h: int, long: int, short: int) -> None:
     width, height = fit_size(w, h, long, short)

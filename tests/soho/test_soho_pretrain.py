@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.ranks import run_ranks
 from torch import Tensor, nn
@@ -71,6 +71,7 @@ def test_replaced_texts_by_hand() -> None:
     assert bool((shown.targets == IGNORED).all())
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.integers(1, 3), st.integers(0, 2**20))
 def test_a_text_is_never_replaced_by_a_matching_one(match: list[int], texts: int, seed: int) -> None:
     B = len(match)
@@ -124,6 +125,7 @@ def test_the_places_of_a_visual_word() -> None:
     assert same_word(words, torch.tensor([1, 2])).int().tolist() == [[0, 1, 0, 0], [0, 1, 1, 1]]
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(1, 3), st.integers(0, 2**20))
 def test_visual_words_are_taken_from_each_picture(count: int, places: int, texts: int, seed: int) -> None:
     B, P = count, places
