@@ -305,7 +305,7 @@ def test_arrays_of_an_object_against_parsing_it_whole(content: dict[str, Any], i
         expected = [(name, item) for name, items in content.items() if name in wanted for item in items]
         assert list(json_fields(stream, "x.json", wanted)) == expected
     else:
-        with pytest.raises(DataError, match=r"x\.json: expected one of '\['"):
+        with pytest.raises(DataError, match=r"x\.json: expected a JSON list, which begins with '\['"):
             list(json_fields(stream, "x.json", wanted))
 
 

@@ -115,7 +115,7 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="seconds=half"):
         list(CARD.convert(tmp_path / "raw", {"seconds": "half"}))
     (tmp_path / "raw/train_data.json").write_text('{"data": []}')
-    with pytest.raises(DataError, match=r"train_data.json: expected one of '\['"):
+    with pytest.raises(DataError, match=r"train_data.json: expected a JSON list, which begins with '\['"):
         list(CARD.convert(tmp_path / "raw", {}))
     (tmp_path / "raw/train_data.json").unlink()
     with pytest.raises(DataError, match=r"expected train_data.json"):

@@ -48,7 +48,7 @@ def test_rows_meet_their_videos(tmp_path: Path) -> None:
         "listed_seconds": 62.0,
     }
     assert summary.examples["missing video"] == ["3000001: 000001_000050/3000001.mp4"]
-    assert summary.examples["bad entry"][0].startswith(": results_2M_train.csv, record 7: page_dir is")
+    assert summary.examples["bad entry"][0].startswith("results_2M_train.csv, record 7: page_dir is")
 
 
 def test_shards_of_video2dataset(tmp_path: Path) -> None:

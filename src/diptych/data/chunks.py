@@ -28,7 +28,7 @@ class Tally:
 
     def count(self, cause: str, key: str, detail: str) -> None:
         """Count a problem of a sample."""
-        self.add({cause: 1}, {cause: [f"{key}: {detail}"]})
+        self.add({cause: 1}, {cause: [f"{key}: {detail}" if key else detail]})
 
     def add(self, problems: Mapping[str, int], examples: Mapping[str, list[str]]) -> None:
         """Count what another tally has."""

@@ -12,6 +12,8 @@ from diptych.data.members import COUNTED
 from diptych.data.raw.folder import INSIDE
 from diptych.errors import DataError
 
+_LOOKED_AT = 100
+"""Folders below the raw folder that are looked at for files that are not in it."""
 ROUGHLY = 0.05
 """How far counts may be from those that are known roughly only, as a part of them."""
 
@@ -36,7 +38,7 @@ def stats_of_sources(
     if missing:
         raise DataError(
             f"{raw} lacks {', '.join(missing)} of card '{card.name}' "
-            f"(`diptych data show {card.name}` says where to get them)"
+            f"(`diptych data show {card.name}` says where to get them){_hint(card, sources, raw)}"
         )
     for option in card.annotations:
         for name in names_of(options.get(option, "")):
@@ -44,6 +46,26 @@ def stats_of_sources(
                 raise DataError(f"-o {option}={options[option]}: {raw / name} is not there, or is no file")
             stats[name] = _stat([raw / name])
     return {place: stat for place, stat in stats.items() if stat}
+
+
+def _hint(card: Card, sources: Sequence[Source], raw: Path) -> str:
+    """Say what would do, where the files are next to the folder or there in another form."""
+    folders = [raw.resolve().parent, *sorted(path for path in raw.iterdir() if path.is_dir())[:_LOOKED_AT]]
+    for folder in folders:
+        if _whole(sources, folder):
+            return f"; they are in {folder}: give that with --raw"
+    forms = {"": card.sources} | {name: layout.sources for name, layout in card.layouts.items()}
+    for name, other in forms.items():
+        if other != sources and _whole(other, raw):
+            form = f"with --layout {name}" if name else "without --layout"
+            return f"; the files of another layout are there: try again {form}"
+    return ""
+
+
+def _whole(sources: Sequence[Source], raw: Path) -> bool:
+    """Tell whether all required files are there, if any are required."""
+    required = [(source.path, *source.alternatives) for source in sources if source.required]
+    return bool(required) and all(any(any(_matches(raw, p)) for p in places) for places in required)
 
 
 def _matches(raw: Path, place: str) -> Iterator[Path]:

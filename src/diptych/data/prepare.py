@@ -166,7 +166,8 @@ def _identity(
                 f"(`diptych data show {card.name}` says where to get them)"
             )
     elif not raw.is_dir():
-        raise UsageError(f"raw folder {raw} does not exist or is no folder")
+        what = "is a file: give the folder that it lies in" if raw.exists() else "does not exist"
+        raise UsageError(f"--raw {raw} {what}")
     return {
         "card": card.name,
         "card_version": card.version,
@@ -260,7 +261,11 @@ def _conclude(
             parts.append(part.path)
     if not parts:
         found = ", ".join(f"{cause} {n}" for cause, n in tally.problems.items()) or "none came"
-        raise DataError(f"card '{card.name}' gave no usable sample ({found})")
+        example = next((f", for example {named[0]}" for named in tally.examples.values()), "")
+        raise DataError(
+            f"card '{card.name}' gave no usable sample ({found}){example}; "
+            f"`diptych data show {card.name}` says what the raw files look like"
+        )
     index = work.out / INDEX
     digest = merge_parts(parts, index)
     members = member_names(index)

@@ -64,6 +64,8 @@ FILES = {
     "test_mismatched": ("test_mismatched.tsv",),
 }
 """Split -> names of its file."""
+_NAMED = 6
+"""Missing files that an error names."""
 DIAGNOSTIC = ("diagnostic.tsv", "diagnostic-full.tsv", "AX.tsv")
 ARCHIVES = {"qnli": ("QNLIv2",), "qqp": ("QQP-clean",)}
 """Task -> other names of its zip."""
@@ -99,8 +101,10 @@ def _convert(raw: Path | None, options: Mapping[str, str], tree: str) -> Iterato
         if folder.find(*_places(folder, tree, name, split)) is None
     ]
     if missing:
+        more = f" and {len(missing) - _NAMED} others" if len(missing) > _NAMED else ""
         raise DataError(
-            f"{raw / tree}: {', '.join(missing)} not there; get them, or choose tasks with -o tasks="
+            f"{raw / tree}: {', '.join(missing[:_NAMED])}{more} not there; get them, or choose tasks with "
+            "-o tasks="
         )
     for name, split in wanted:
         yield from _split(folder, tree, name, split)

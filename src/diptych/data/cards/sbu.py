@@ -163,7 +163,8 @@ def without_placeholders(make: _Make, limit: int) -> Iterator[Unread | LeftOut]:
     gone = _placeholders(make, limit) if limit else frozenset()
     for sample in make():
         if isinstance(sample, Unread) and sample.sample.key in gone:
-            yield LeftOut("placeholder picture", sample.sample.key, str(sample.sample.meta["url"]))
+            detail = str(sample.sample.meta["url"]) or f"at least {limit} pictures are the same"
+            yield LeftOut("placeholder picture", sample.sample.key, detail)
         else:
             yield sample
 

@@ -12,7 +12,6 @@ from typing import Any
 from diptych.data.members import clean_key
 from diptych.data.raw.listed import Listed, finite, first_of, need, open_text, squeeze
 from diptych.data.raw.tables import comma_separated, json_items, lines
-from diptych.errors import DataError
 
 WEBVID = {size: (f"results_{size}_train.csv", f"results_{size}_val.csv") for size in ("2M", "10M")}
 WEBVID_PARTS = ("data/train/partitions/*.csv", "data/val/partitions/*.csv")
@@ -103,11 +102,8 @@ def webvid_files(raw: Path, size: str = "") -> dict[str, list[Path]]:
 
 def _webvid_rows(path: Path, split: str) -> Iterator[Listed]:
     with open_text(path) as stream:
-        for number, record in enumerate(comma_separated(stream)):
-            if number == 0:
-                lacking = [c for c in ("videoid", "contentUrl", "page_dir", "name") if c not in record]
-                if lacking:
-                    raise DataError(f"{path}: no column {', '.join(lacking)}; it has {', '.join(record)}")
+        needs = ("videoid", "contentUrl", "page_dir", "name")
+        for number, record in enumerate(comma_separated(stream, needs=needs)):
             yield _webvid_row(record, split, f"{path.name}, record {number + 1}")
 
 

@@ -11,6 +11,9 @@ MAX_FIELD = 16 * 2**20
 """Letters of one field of a CSV. More means that a quote was left open."""
 _CHUNK = 1 << 20
 _WHITE = " \t\r\n"
+_IN_NUMBERS = "0123456789.eE+-"
+_LONGEST_CUT = 3
+"""One more than the letters that may follow a number that is cut off."""
 
 
 def lines(stream: TextIO) -> Iterator[tuple[int, str]]:
@@ -41,7 +44,9 @@ def tsv(stream: TextIO, columns: int | None = None) -> Iterator[tuple[int, list[
             yield number, line.split("\t") if columns is None else line.split("\t", columns - 1)
 
 
-def comma_separated(stream: TextIO, header: Sequence[str] | None = None) -> Iterator[dict[str, str]]:
+def comma_separated(
+    stream: TextIO, header: Sequence[str] | None = None, needs: Sequence[str] = ()
+) -> Iterator[dict[str, str]]:
     """Yield the records of a CSV with quotes (RFC 4180: line ends and quotes may be inside) as dictionaries.
 
     Fields that a record lacks are empty; those it has too many are a list under the empty name.
@@ -49,17 +54,25 @@ def comma_separated(stream: TextIO, header: Sequence[str] | None = None) -> Iter
     Args:
         stream: text opened with `newline=""`.
         header: names of the columns where the file has none.
+        needs: columns that must be there, even if no record is.
 
     Raises:
-        DataError: a field without end (an open quote).
+        DataError: a field without end (an open quote), or a column is missing.
     """
     # The limit is one for the whole program; it is set again in case somebody else changed it.
     csv.field_size_limit(MAX_FIELD)
     reader = csv.DictReader(stream, fieldnames=header, restkey="", restval="")
+    name = getattr(stream, "name", "the table")
     try:
+        columns = list(reader.fieldnames or ()) if needs else []
+        if lacking := [column for column in needs if column not in columns]:
+            raise DataError(
+                f"{name}: no column {', '.join(lacking)}; it has {', '.join(columns) or 'none'}: expected "
+                f"the header {','.join(needs)}"
+            )
         yield from reader
     except csv.Error as error:
-        name, line = getattr(stream, "name", "the table"), reader.reader.line_num
+        line = reader.reader.line_num
         raise DataError(f"{name}: line {line}: {error}; is a quote left open in the lines before?") from error
 
 
@@ -91,12 +104,12 @@ def json_items(stream: TextIO, name: str, field: str = "") -> Iterator[Any]:
     """
     text, decoder = _Text(stream, name), json.JSONDecoder()
     if field:
-        text.expect("{")
+        text.begin("{")
         while text.value(decoder) != field:
             text.expect(":")
             text.value(decoder)
             if text.expect(",}") == "}":
-                raise DataError(f"{name}: expected a field '{field}' in the outermost object")
+                raise DataError(f"{text.name}: expected a field '{field}' in the outermost object")
         text.expect(":")
     yield from _items(text, decoder)
 
@@ -115,7 +128,7 @@ def json_fields(stream: TextIO, name: str, fields: Collection[str]) -> Iterator[
         DataError: the outermost value is no object, or one of these fields no array.
     """
     text, decoder = _Text(stream, name), json.JSONDecoder()
-    text.expect("{")
+    text.begin("{")
     if text.peek() == "}":
         return
     while True:
@@ -132,7 +145,7 @@ def json_fields(stream: TextIO, name: str, fields: Collection[str]) -> Iterator[
 
 
 def _items(text: "_Text", decoder: json.JSONDecoder) -> Iterator[Any]:
-    text.expect("[")
+    text.begin("[")
     if text.peek() == "]":
         text.expect("]")
         return
@@ -146,7 +159,9 @@ class _Text:
     """A window over a long text."""
 
     def __init__(self, stream: TextIO, name: str) -> None:
-        self._stream, self._name = stream, name
+        # A stream of a file knows its whole path, also inside an archive.
+        path = getattr(stream, "name", "")
+        self._stream, self.name = stream, path if str(path).endswith(name) else name
         self._window, self._at, self._end = "", 0, False
 
     def peek(self) -> str:
@@ -157,10 +172,21 @@ class _Text:
             if self._at < len(self._window) or not self._fill():
                 return self._window[self._at : self._at + 1]
 
+    def begin(self, bracket: str) -> None:
+        """Go into a list or an object."""
+        found = self.peek()
+        if found != bracket:
+            what = "a JSON list" if bracket == "[" else "a JSON object"
+            raise DataError(
+                f"{self.name}: expected {what}, which begins with '{bracket}', got {found!r}; "
+                "is it the right file?"
+            )
+        self._at += 1
+
     def expect(self, one_of: str) -> str:
         found = self.peek()
         if not found or found not in one_of:
-            raise DataError(f"{self._name}: expected one of '{one_of}', got {found!r}")
+            raise DataError(f"{self.name}: expected one of '{one_of}', got {found!r}; is it whole?")
         self._at += 1
         return found
 
@@ -170,13 +196,14 @@ class _Text:
             try:
                 found, end = decoder.raw_decode(self._window, self._at)
             except RecursionError as error:
-                raise DataError(f"{self._name}: brackets within brackets without end") from error
+                raise DataError(f"{self.name}: brackets within brackets without end") from error
             except ValueError as error:
                 if not self._fill():
-                    raise DataError(f"{self._name}: is no JSON: {error}") from error
+                    raise DataError(f"{self.name}: is no JSON: {error}") from error
                 continue
-            # A number at the end of the window may go on behind it.
-            if end < len(self._window) or not self._fill():
+            # A number at the end of the window may go on behind it, also after `1.`, `1e` and `1e+`.
+            behind = self._window[end : end + _LONGEST_CUT]
+            if len(behind) == _LONGEST_CUT or behind.strip(_IN_NUMBERS) or not self._fill():
                 self._at = end
                 return found
 
