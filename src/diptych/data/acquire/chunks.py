@@ -67,11 +67,12 @@ def cut(
 def entry_of(row: ListRow, keys: KeySet) -> Entry:
     """Return a row with its key, which is put into `keys`."""
     named = clean_key(row.id)
-    key = named or _made_key(row)
-    if named and not row.problem and key in keys:
+    # A damaged row claims no key: another row of that name may be sound.
+    key = named if named and not row.problem else _made_key(row)
+    if key == named and key in keys:
         # Which of them is meant cannot be told; both would claim the key.
         row, key = replace(row, problem=f"the name '{row.id}' occurred before"), _made_key(row)
-    elif named:
+    elif key == named:
         keys.add(key)
     if not RESERVED.isdisjoint(row.more):
         more = {(f"source_{name}" if name in RESERVED else name): value for name, value in row.more.items()}

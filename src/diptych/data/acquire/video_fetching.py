@@ -129,7 +129,9 @@ class VideoFetcher(Fetcher):
             return [Log().end(cause="bad row", detail=entry.row.problem) for entry in entries]
         folder, url = self._scratch / secrets.token_hex(8), as_address(row.url)
         try:
-            if is_address(url) and is_page(url, self._sources.extract):
+            if is_address(url):
+                log.host = check_address(url)
+            if log.host and is_page(url, self._sources.extract):
                 async with self._pages.turn(), self._on_disk:
                     saved = await self._saved(url, log, folder, self._page)
                     return await self._made(entries, saved, log, keep)
@@ -149,11 +151,10 @@ class VideoFetcher(Fetcher):
         self._maker.shutdown(wait=True, cancel_futures=True)
 
     async def _saved(self, url: str, log: Log, folder: Path, how: "_How") -> Saved:
-        if not is_address(url):
+        if not log.host:
             log.tries = 1
             path = local_file(url, self._sources.files)
             return await self._in_thread(take_local, path, self._net.max_bytes)
-        log.host = check_address(url)
         return await self.with_retries(url, log, lambda at, seconds: how(at, seconds, _emptied(folder)))
 
     async def _direct(self, url: str, seconds: float, folder: Path) -> Saved:
