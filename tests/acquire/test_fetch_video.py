@@ -278,9 +278,8 @@ def test_files_of_this_machine(tmp_path: Path) -> None:
     (videos / "link.mp4").symlink_to(tmp_path / "outside.mp4")
     os.mkfifo(videos / "pipe.mp4")
     names = ["a/two.mp4", f"file://{videos}/a/two.mp4", "../outside.mp4", "link.mp4", "pipe.mp4", "none.mp4"]
-    summary = fetched(
-        tmp_path, *({"file": name, "start": 1} for name in names), pages=PageOptions(files=str(videos))
-    )
+    records: list[dict[str, Any]] = [{"file": name, "start": 1} for name in names]
+    summary = fetched(tmp_path, *records, pages=PageOptions(files=str(videos)))
     assert summary.fetched == 2
     assert [row["cause"] for row in rows(tmp_path / "out")] == [
         "",

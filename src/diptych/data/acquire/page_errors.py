@@ -17,14 +17,14 @@ KNOWN = (
     ),
     ("in your country|in your region|from your location|geo[- ]?restrict|geo[- ]?block", "region"),
     ("members-only|join this channel|requires payment|purchase|rented|premium", "video not free"),
-    ("log ?in|sign in|authentication|account credentials|only available for registered", "login"),
+    ("log ?in|logged[- ]in|sign in|authentication|account credentials|only available for registered", "login"),
     ("premieres in|will begin in|live event|livestream|is live|live stream recording is not", "live video"),
+    ("requested format", "no such format"),
     (
         "removed|terminated|no longer available|deleted|video unavailable|does not exist|not available"
         "|is unavailable|isn't available",
         "video gone",
     ),
-    ("requested format", "no such format"),
     ("unsupported url|no video|no media found|could not find", "no video on the page"),
     ("no space left", "full disk"),
     ("timed out|timeout", "no answer"),
