@@ -11,6 +11,7 @@ import typer
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from quality_sets import encoded, make_set, pattern
 from typer.testing import CliRunner, Result
 
@@ -277,8 +278,29 @@ def test_a_column_of_hashes_is_used(tmp_path: Path) -> None:
         Sample(f"s{n}", {"png": encoded(pattern(n))}, meta={"dhash": -6148914691236517206 ^ flip})
         for n, flip in enumerate((0, 1, 255))
     ]
-    found = find_duplicates([NamedSet.open(str(make_set(tmp_path / "d", samples)))])
-    assert short(found.table.to_pylist()) == [("s0", "s1", "near", 1)]
+    named = NamedSet.open(str(make_set(tmp_path / "d", samples)))
+    assert short(find_duplicates([named], levels=255).table.to_pylist()) == [("s0", "s1", "near", 1)]
+    # They show other things, whatever the column says.
+    assert find_duplicates([named]).table.num_rows == 0
+
+
+def test_colours_count(tmp_path: Path) -> None:
+    grey = pattern(1)
+    warm = Image.merge("RGB", [grey.getchannel(0).point(lambda value: value * 1.2), *grey.split()[1:]])
+    red = Image.merge("RGB", [grey.getchannel(0), grey.getchannel(1), Image.new("L", grey.size)])
+    samples = [
+        Sample(name, {"png": encoded(image)}) for name, image in (("a", grey), ("b", warm), ("c", red))
+    ]
+    # The copies of c are found, though c itself is not like a.
+    samples += [Sample("d", {"png": samples[2].media["png"]}, ("other text",))]
+    named = NamedSet.open(str(make_set(tmp_path / "d", samples)))
+    # One channel of three differs by a fifth of about 126, so all of them by about 8.
+    assert [row[:3] for row in short(find_duplicates([named]).table.to_pylist())] == [
+        ("a", "b", "near"),
+        ("c", "d", "media"),
+    ]
+    assert [row[:2] for row in short(find_duplicates([named], levels=5).table.to_pylist())] == [("c", "d")]
+    assert len(find_duplicates([named], levels=255).table) == 3
 
 
 def test_damaged_pictures_are_counted(tmp_path: Path) -> None:

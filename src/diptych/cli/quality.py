@@ -94,6 +94,12 @@ def dedup(
     distance: Annotated[
         int, typer.Option(help="Bits of 64 in which the hashes of what looks alike may differ.", min=0)
     ] = 3,
+    levels: Annotated[
+        float,
+        typer.Option(
+            help="Levels of 255 by which colours of what looks alike may differ on average.", min=0, max=255
+        ),
+    ] = 20.0,
     out: Annotated[
         Path | None, typer.Option(help="Table of what was found: .parquet or .json.", show_default=False)
     ] = None,
@@ -120,7 +126,13 @@ def dedup(
     others = [NamedSet.open(text) for text in against or ()]
     with progress("hashing pictures") as bar:
         found = find_duplicates(
-            sets, others, kind=kind, distance=distance, workers=workers, progress=bar.update
+            sets,
+            others,
+            kind=kind,
+            distance=distance,
+            levels=levels,
+            workers=workers,
+            progress=bar.update,
         )
     _print_duplicates(found, sets, others)
     if out is not None:

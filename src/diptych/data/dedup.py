@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from diptych.data.dedup_confirm import LEVELS, Colours
 from diptych.data.dedup_search import leaders, near_pairs
 from diptych.data.index import ShardDataset
 from diptych.data.members import COUNTED, SIDECARS, media_hash, unpack
@@ -27,6 +28,7 @@ KINDS: tuple[Kind, ...] = ("sample", "media", "near")
 """Equal media and texts; equal media; pictures that look alike. Each looks for the ones before it, too."""
 DISTANCE = 3
 """Differing bits of two pictures that look alike, where nothing else is said."""
+MOST_LEVELS = 255
 Numbers = NDArray[np.int64]
 
 _SAMPLE, _MEDIA, _NEAR = range(3)
@@ -86,6 +88,7 @@ def find_duplicates(
     *,
     kind: Kind = "near",
     distance: int = DISTANCE,
+    levels: float = LEVELS,
     workers: int | None = 1,
     progress: Report | None = None,
 ) -> Duplicates:
@@ -100,6 +103,7 @@ def find_duplicates(
         against: sets of which nothing may be in `sets`.
         kind: what counts; pictures of samples with several pictures only count against other sets.
         distance: bits in which the hashes of pictures that look alike may differ, at most.
+        levels: levels of 255 by which their colours may differ on average; 255: any.
         workers: shards that are hashed at a time.
         progress: told how many samples of a set are hashed.
 
@@ -119,7 +123,8 @@ def find_duplicates(
     if kind == "near":
         owners, hashes, unhashed = _hashes(given, len(against), workers, progress)
         useful = tells_much(hashes)
-        plain = int((~useful).sum())
+        plain = int((~useful & (owners >= border)).sum())
+        found.confirm_by(Colours([one.selection for one in given], ends), levels)
         found.near(owners[useful], hashes[useful], distance)
     return Duplicates(found.table(given, ends), count - border, unhashed, plain)
 
@@ -132,6 +137,12 @@ class _Found:
         self._kept = np.arange(count)
         self._kind = np.full(count, -1, dtype=np.int8)
         self._bits = np.zeros(count, dtype=np.int16)
+        self._colours: Colours | None = None
+        self._levels = LEVELS
+
+    def confirm_by(self, colours: Colours, levels: float) -> None:
+        """Let samples that look alike be so only if their colours are, too."""
+        self._colours, self._levels = colours, levels
 
     def exact(self, codes: Numbers, kind: int) -> None:
         """Note samples of equal codes; -1 is equal to nothing."""
@@ -144,6 +155,8 @@ class _Found:
         new = (self._kind[samples] < 0) & (leader != samples)
         if self._border:
             new &= (samples >= self._border) & (leader < self._border)
+        if kind == _NEAR and self._colours is not None and self._levels < MOST_LEVELS:
+            new[new] = self._colours.alike(samples[new], leader[new], self._levels)
         self._kept[samples[new]] = leader[new]
         self._kind[samples[new]] = kind
         self._bits[samples[new]] = bits[new]
