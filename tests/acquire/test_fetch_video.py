@@ -240,6 +240,10 @@ def test_size_frames_and_sound(tmp_path: Path) -> None:
     silent = made(path, data, audio="drop")
     assert (silent.facts.audio, silent.facts.frames, colour_of(silent.members["mp4"])) == (False, 16, 4)
     assert made(path, video(4), audio="drop").members == {"mp4": path}
+    # Frames at 0, 1/8, 5/8 and 6/8 s: as it is; what is shown at 0 and at 1/2 s.
+    varying = video_of([1, 2, 3, 4], 8, times=[0, 1, 5, 6])
+    assert made(path, varying).members == {"mp4": path}
+    assert colour_ids(made(path, varying, start=0.0, end=0.9, fps=2).members["mp4"]) == [1, 2]
     # One frame, and one turned by its header.
     one = made(path, video(5, 0.1, fps=8), start=0.0, end=0.05)
     assert (one.facts.frames, colour_of(one.members["mp4"])) == (1, 5)

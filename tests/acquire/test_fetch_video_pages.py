@@ -5,6 +5,8 @@ import socket
 import subprocess
 import sys
 import tarfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +212,45 @@ def test_a_page_that_never_ends_is_given_up(platform: Path, tmp_path: Path) -> N
     # The process that hung is gone.
     pid = asked(platform)[0]["pid"]
     assert not Path(f"/proc/{pid}").exists()
+
+
+_HANGING = """
+import sys
+sys.path.insert(0, sys.argv[3])
+from diptych.data.acquire.job import fetch
+from diptych.data.acquire.video_options import VideoOptions
+fetch(sys.argv[1], __import__("pathlib").Path(sys.argv[2]), videos=VideoOptions(), workers=1)
+"""
+
+
+@pytest.mark.slow
+def test_no_process_outlives_a_killed_job(platform: Path, tmp_path: Path) -> None:
+    list_ = tmp_path / "a.txt"
+    list_.write_text("https://youtu.be/v=HANGAAAAAAA\n")
+    job = subprocess.Popen([sys.executable, "-c", _HANGING, str(list_), str(tmp_path / "out"), str(platform)])
+    try:
+        _until((platform / "asked.jsonl").exists)
+    finally:
+        job.kill()
+        job.wait()
+    pid = asked(platform)[0]["pid"]
+    _until(lambda: not _lives(pid))
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if holds():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not come to pass within 30 s")
+
+
+def _lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
 
 
 def test_the_published_list_of_internvid(platform: Path, tmp_path: Path) -> None:

@@ -96,11 +96,13 @@ def _ordered(rows: Iterable[ListRow], folder: Path) -> Iterator[ListRow]:
                     (row.number, url.digest(), row.start or 0.0, row.end or 0.0, pickle.dumps(row)),
                 )
             table.execute("COMMIT")
-            found = table.execute(
-                "SELECT row FROM rows JOIN firsts USING (url) "
+            order = table.execute(
+                "SELECT rows.number FROM rows JOIN firsts USING (url) "
                 "ORDER BY firsts.number, rows.at, rows.until, rows.number"
             )
-            for (stored,) in found:
+            # One by one: the rows themselves would make the sorting as large as the list.
+            for number in order:
+                (stored,) = table.execute("SELECT row FROM rows WHERE number = ?", number).fetchone()
                 yield pickle.loads(stored)  # our own, written a moment ago
         finally:
             table.close()

@@ -17,7 +17,10 @@ KNOWN = (
     ),
     ("in your country|in your region|from your location|geo[- ]?restrict|geo[- ]?block", "region"),
     ("members-only|join this channel|requires payment|purchase|rented|premium", "video not free"),
-    ("log ?in|logged[- ]in|sign in|authentication|account credentials|only available for registered", "login"),
+    (
+        "log ?in|logged[- ]in|sign in|authentication|account credentials|registered users",
+        "login",
+    ),
     ("premieres in|will begin in|live event|livestream|is live|live stream recording is not", "live video"),
     ("requested format", "no such format"),
     (
