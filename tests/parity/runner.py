@@ -62,6 +62,17 @@ KINDS: dict[tuple[str, str], str] = {
     ("soho", "optimizer_groups"): "tests.parity.kinds_soho_optim:check_groups",
     ("soho", "optimizer_steps"): "tests.parity.kinds_soho_optim:check_steps",
     ("soho", "visual_dictionary"): "tests.parity.kinds_dictionary:check",
+    ("uniperceiver", "caption"): "tests.parity.kinds_uniperceiver:check_captions",
+    ("uniperceiver", "classification"): "tests.parity.kinds_uniperceiver:check_classification",
+    ("uniperceiver", "collate"): "tests.parity.kinds_uniperceiver:check_collation",
+    ("uniperceiver", "embed"): "tests.parity.kinds_uniperceiver:check_embed",
+    ("uniperceiver", "glue_textcls"): "tests.parity.kinds_uniperceiver:check_slots",
+    ("uniperceiver", "mlm"): "tests.parity.kinds_uniperceiver:check_words",
+    ("uniperceiver", "moe_layer"): "tests.parity.kinds_uniperceiver_layers:check",
+    ("uniperceiver", "pos_embed"): "tests.parity.kinds_uniperceiver:check_positions",
+    ("uniperceiver", "prompt"): "tests.parity.kinds_uniperceiver:check_prompts",
+    ("uniperceiver", "retrieval"): "tests.parity.kinds_uniperceiver:check_pairs",
+    ("uniperceiver", "vqa"): "tests.parity.kinds_uniperceiver:check_slots",
 }
 """(system, kind) -> "module:function"; the function is `check(case: Case) -> list[Comparison]`."""
 

@@ -1,0 +1,195 @@
+"""The Uni-Perceiver model: one encoder for inputs and targets, and the likelihood of one given the other.
+
+Legend: B batch, P visual tokens, L text tokens, S sequence, C targets, D width.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diptych.systems.protocol import (
+    Encoded,
+    Fused,
+    ImageSpec,
+    TextSpec,
+    VisionLanguageModel,
+    Visual,
+    tokens_of,
+)
+from diptych.systems.uniperceiver.config import UniPerceiverConfig
+from diptych.systems.uniperceiver.embed import PatchEmbedding, WordEmbedding, fit_tables
+from diptych.systems.uniperceiver.layers import PLAIN, Layer, Sequences
+
+TEMPERATURES = (
+    "img_cls",
+    "video_cls",
+    "text_mlm",
+    "text_caption",
+    "caption",
+    "mlm",
+    "retrieve",
+    "tqa_mlm",
+    "tqa_caption",
+    "tqa_retrieve",
+    "downstream",
+)
+"""Tasks with a temperature of their own; all published models have all of them."""
+HIGHEST = 100.0
+"""Largest factor on cosines; above it, it is a constant."""
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+class Likelihood(nn.Module):
+    """Cosines of projected first tokens, times a factor that each task has of its own."""
+
+    def __init__(self, config: UniPerceiverConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.width)
+        self.projection = nn.Linear(config.width, config.width)
+        start = torch.tensor(1 / config.temperature).log()
+        self.fixed = None if config.learn_temperatures else 1 / config.temperature
+        self.scales = nn.ParameterDict()
+        if config.learn_temperatures:
+            self.scales = nn.ParameterDict({name: nn.Parameter(start.clone()) for name in TEMPERATURES})
+
+    def features(self, states: Tensor) -> Tensor:
+        """Project states [..., D]."""
+        out: Tensor = self.projection(self.norm(states))
+        return out
+
+    def factor(self, name: str) -> Tensor | float:
+        """Return what cosines of a task are multiplied by."""
+        if self.fixed is not None:
+            return self.fixed
+        factor = self.scales[name].exp()
+        # Published: above the limit it is a constant, without a gradient to come back by.
+        return factor if float(factor.detach()) <= HIGHEST else HIGHEST
+
+    def forward(self, queries: Tensor, targets: Tensor, name: str) -> Tensor:
+        """Return logits [B, C] float32 of features [B, D] and [C, D]."""
+        cosines = F.normalize(queries.float(), dim=-1) @ F.normalize(targets.float(), dim=-1).t()
+        return self.factor(name) * cosines
+
+
+class UniPerceiverModel(VisionLanguageModel):
+    """Reads pictures, clips and texts, each alone or together, behind one start token."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {"embed_visual", "encode_visual", "encode_text", "fuse", "likelihood"}
+    )
+
+    def __init__(self, config: UniPerceiverConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.width, self.heads = config.width, config.heads
+        self.image_spec = ImageSpec(config.image_size, MEAN, STD, tokens=config.side**2)
+        self.text_spec = TextSpec(config.max_text_tokens, config.vocab_size)
+        self.text = WordEmbedding(config)
+        self.visual = PatchEmbedding(config, self.text.norm)
+        self.layers = nn.ModuleList(Layer(config, number) for number in range(config.layers))
+        self.likelihood = Likelihood(config)
+        prompts = config.prompts
+        self.label_prompt: nn.Parameter | None = None
+        if prompts.labels:
+            self.label_prompt = nn.Parameter(torch.zeros(prompts.labels, 1, config.width))
+        self.classifier: nn.Linear | None = None
+        if prompts.classes:
+            self.classifier = nn.Linear(config.width, prompts.classes)
+            nn.init.zeros_(self.classifier.weight)
+            nn.init.zeros_(self.classifier.bias)
+            self.similarity = nn.Parameter(torch.ones(()))
+        for module in (*self.layers.modules(), self.likelihood.projection):
+            if isinstance(module, nn.Linear):
+                _draw(module)
+
+    def assemble(self, parts: Sequence[Tensor]) -> Tensor:
+        """Put a start token in front of embedded parts [B, ., D] and join them, [B, S, D]."""
+        return torch.cat([self.text.start(len(parts[0])), *parts], 1)
+
+    def encode(self, x: Tensor, about: Sequences = PLAIN) -> Tensor:
+        """Run the layers over assembled sequences [B, S, D]."""
+        for layer in self.layers:
+            x = layer(x, about)
+        return x
+
+    def encode_targets(
+        self, ids: Tensor, padding: Tensor | None = None, attributes: Tensor | None = None
+    ) -> Tensor:
+        """Encode targets, one a row; returns states [C, S, D], the start token first.
+
+        Args:
+            ids: [C, L] int64.
+            padding: [C, L] bool, True at padding.
+            attributes: [1, 8] of the set, where experts ask.
+        """
+        parts = [self.text(ids)]
+        if self.label_prompt is not None:
+            parts.insert(0, self.label_prompt)
+        x = self.assemble(parts)
+        if padding is not None:
+            padding = F.pad(padding, (x.shape[1] - ids.shape[1], 0), value=False)
+        return self.encode(x, Sequences(padding, attributes=attributes, is_target=True))
+
+    def classify(self, queries: Tensor, targets: Tensor, name: str) -> Tensor:
+        """Return logits [B, C] of states [B, D] and target states [C, D], with the linear layer if any."""
+        features = self.likelihood.features(queries)
+        logits: Tensor = self.likelihood(features, self.likelihood.features(targets), name)
+        if self.classifier is None:
+            return logits
+        linear: Tensor = self.classifier(features)
+        return self.similarity * logits + linear.float()
+
+    def embed_visual(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """Turn normalised pictures [B, 3, H, W] or clips [B, T, 3, H, W] into [B, P, D]."""
+        out: Tensor = self.visual(images)
+        return out
+
+    def _patches(self, visual: Tensor | Visual) -> Tensor:
+        given = tokens_of(visual)
+        return given if given.dim() == 3 else self.embed_visual(given)
+
+    def encode_visual(self, visual: Tensor | Visual) -> Encoded:
+        """Encode pictures or clips alone; the start token is `pooled`."""
+        states = self.encode(self.assemble([self._patches(visual)]))
+        mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        return Encoded(states, states[:, 0], mask)
+
+    def encode_text(self, ids: Tensor, mask: Tensor) -> Encoded:
+        """Encode texts [B, L] alone; the start token is `pooled`."""
+        full = F.pad(mask.bool(), (1, 0), value=True)
+        states = self.encode(self.assemble([self.text(ids)]), Sequences(~full))
+        return Encoded(states, states[:, 0], full)
+
+    def fuse(self, visual: Tensor | Visual, ids: Tensor, mask: Tensor) -> Fused:
+        """Read pictures and texts together; the start token is `pooled`."""
+        patches = self._patches(visual)
+        P = patches.shape[1]
+        full = F.pad(mask.bool(), (1 + P, 0), value=True)
+        states = self.encode(self.assemble([patches, self.text(ids)]), Sequences(~full))
+        return Fused(
+            states[:, 1 : 1 + P], states[:, 1 + P :], states[:, 0], full[:, 1 : 1 + P], full[:, 1 + P :]
+        )
+
+    def fsdp_units(self) -> list[nn.Module]:
+        """Return the layers."""
+        return list(self.layers)
+
+    def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return weights with the tables of places fitted to this picture size and number of frames."""
+        return fit_tables(state, self.config.side, self.config.max_frames)
+
+
+def _draw(module: nn.Linear) -> None:
+    """Fill a linear map as published: Xavier's uniform, each third of a packed one by itself; biases 0."""
+    outputs, inputs = module.weight.shape
+    if outputs == 3 * inputs:
+        bound = (6 / (inputs + inputs)) ** 0.5
+        nn.init.uniform_(module.weight, -bound, bound)
+    else:
+        nn.init.xavier_uniform_(module.weight)
+    nn.init.zeros_(module.bias)
