@@ -268,7 +268,8 @@ def _groups(dataset: ShardDataset, rows: list[dict[str, Any]]) -> list[Alike]:
     for name, members in shown.items():
         pictures = [(name, uris.get(name, ""), "stays")]
         for row in members:
-            how = f"{row['distance']} bits" if row["kind"] == "near" else f"equal {row['kind']}"
+            bits = f"{row['distance']} bit{'s' if row['distance'] != 1 else ''}"
+            how = bits if row["kind"] == "near" else f"equal {row['kind']}"
             pictures.append((row["key"], uris.get(row["key"], ""), how))
         out.append(Alike(pictures, len(grouped[name]) - len(members)))
     return out
