@@ -18,7 +18,7 @@ from diptych.train.config import RunConfig, resolve_run
 from diptych.train.engine import train
 from diptych.train.schedule import Extent, lr_factor
 
-# Reference page, sections 10 and 11: batch of all ranks, steps, milestones (of all epochs), clipping, precision
+# Reference page, sections 10, 11: batch of all ranks, steps, milestones (of all epochs), clipping, precision.
 RELEASED = {
     "pretrain/vg_coco": (8 * 16, None, (25 / 40, 35 / 40), 10.0, "bf16"),
     "finetune/vqa": (8 * 32, 20 * -(-658_111 // 512), (12 / 20, 16 / 20), 4.0, "fp32"),
