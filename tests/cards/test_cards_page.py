@@ -105,7 +105,7 @@ Key: a number.
 **Commands**:
 
 ```bash
-diptych data miniature toy --out RAW --layout NAME                 # tiny raw files, to try it with
+diptych data miniature toy --out RAW                               # TINY; --layout NAME for another layout
 diptych data prepare toy --raw RAW --out data/toy -o first=yes
 diptych data prepare toy --raw RAW --out data/toy --layout flat -o first=yes
 diptych data verify data/toy                                       # every byte is as it was written
@@ -115,7 +115,7 @@ diptych targets build data/toy --out targets/toy --tokenizer clip  # what tasks 
 
 
 def test_a_card_by_hand():
-    assert render_card(TOY) == SECTION
+    assert render_card(TOY) == SECTION.replace("TINY", "tiny raw files to try it with")
 
 
 def test_the_table_at_the_top():

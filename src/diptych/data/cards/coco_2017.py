@@ -202,6 +202,7 @@ CARD = Card(
     },
     options=OPTIONS,
     annotations=("exclude",),
+    target_set="coco-2017",
     prepared=(
         "- key: the name without its ending, 12 digits: the COCO id\n"
         "- medium: `jpg`, the file as it is; its width and height are columns\n"

@@ -29,9 +29,9 @@ def commands(card: Card) -> list[tuple[str, str]]:
     """Return (command line, what it is for), in the order in which they are used."""
     lines = []
     if card.miniature:
-        layout = " --layout NAME" if card.layouts else ""
+        more = "; --layout NAME for another layout" if card.layouts else ""
         lines.append(
-            (f"diptych data miniature {card.name} --out RAW{layout}", "tiny raw files, to try it with")
+            (f"diptych data miniature {card.name} --out RAW", f"tiny raw files to try it with{more}")
         )
     if not card.needs_raw:
         lines.append((prepare_command(card, raw=""), "from what ships with Diptych"))
