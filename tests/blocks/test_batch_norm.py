@@ -66,3 +66,20 @@ def test_alone_it_is_torchs() -> None:
     norm = BatchNorm(5).eval()
     norm.world = World(0, 2)  # in evaluation nobody is asked
     assert torch.equal(norm(torch.ones(1, 5, 2, 2)), nn.BatchNorm2d(5).eval()(torch.ones(1, 5, 2, 2)))
+
+
+def test_a_single_value_becomes_the_bias() -> None:
+    """One small picture; shown four times it is what torch makes of four equal ones."""
+    x = torch.randn(1, 3, 1, 1, requires_grad=True)
+    ours, torchs = BatchNorm(3), torch.nn.BatchNorm2d(3)
+    torch.nn.init.normal_(ours.bias)
+    torchs.load_state_dict(ours.state_dict())
+    found = ours(x, 4)
+    torch.testing.assert_close(found.flatten(), ours.bias)
+    torch.testing.assert_close(torchs(x.repeat(4, 1, 1, 1))[:1], found, atol=1e-3, rtol=0)
+    for name, buffer in ours.named_buffers():
+        torch.testing.assert_close(buffer, torchs.get_buffer(name))
+    found.square().sum().backward()
+    assert x.grad is not None
+    assert float(x.grad.abs().max()) < 1e-3
+    BatchNorm(3)(x)

@@ -30,7 +30,8 @@ class BatchNorm(nn.BatchNorm2d):
         """
         if not self.training:
             return super().forward(x)
-        if self.world.size == 1:
+        # torch refuses a single value a channel (one small picture); here it becomes the bias.
+        if self.world.size == 1 and x.numel() > x.shape[1]:
             return self._alone(x, times)
         with torch.autocast(x.device.type, enabled=False):
             wide = x.float()
@@ -43,7 +44,7 @@ class BatchNorm(nn.BatchNorm2d):
 
     def _alone(self, x: Tensor, times: int) -> Tensor:
         count = x.numel() // x.shape[1]
-        if times == 1 or count < 2:
+        if times == 1:
             return super().forward(x)
         assert self.running_mean is not None
         assert self.running_var is not None
