@@ -180,7 +180,12 @@ def test_what_is_no_video_is_not_stored(server: FaultServer, tmp_path: Path) -> 
     }
     good = {"url": f"{server.url}/two.mp4"}
     bad = [{"url": f"{server.url}/{path}"} for path in faults]
-    others = [{"url": "/etc/hostname"}, {"url": "ftp://v.example/a.mp4"}, {"url": "http://["}, {"url": ""}]
+    others: list[dict[str, Any]] = [
+        {"url": "/etc/hostname"},
+        {"url": "ftp://v.example/a.mp4"},
+        {"url": "http://["},
+        {"url": ""},
+    ]
     summary = fetched(tmp_path, good, *bad, *others, {**good, "start": 3, "end": 2})
     told = rows(tmp_path / "out")
     assert [(row["cause"], row["tries"]) for row in told] == [
@@ -302,7 +307,7 @@ def test_private_addresses_are_refused(server: FaultServer, tmp_path: Path) -> N
 
 def test_failed_videos_alone_are_tried_again(server: FaultServer, tmp_path: Path) -> None:
     url = f"{server.url}/late.mp4"
-    records = [
+    records: list[dict[str, Any]] = [
         {"url": f"{server.url}/two.mp4"},
         *({"url": url, "start": n, "end": n + 1} for n in range(3)),
     ]
