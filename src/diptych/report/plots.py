@@ -35,6 +35,7 @@ def line_chart(
     log_y: bool = False,
     colours: Mapping[str, str] | None = None,
     legend: bool = True,
+    smoothed: bool = True,
 ) -> str:
     """Draw named lines over a common axis and return SVG.
 
@@ -44,11 +45,12 @@ def line_chart(
         log_y: a logarithmic axis for the values.
         colours: those of some names; others take the next one.
         legend: name the lines in the chart, if there are several.
+        smoothed: draw a moving average over lines of many points.
     """
     figure, axes = _figure()
     for number, (name, (xs, ys)) in enumerate(series.items()):
         colour = (colours or {}).get(name, COLOURS[number % len(COLOURS)])
-        noisy = len(ys) > 40
+        noisy = smoothed and len(ys) > 40
         axes.plot(xs, ys, color=colour, linewidth=1.0 if noisy else 1.8, alpha=0.3 if noisy else 1.0)
         if noisy:
             axes.plot(xs, smooth(ys), color=colour, linewidth=1.8)

@@ -21,6 +21,7 @@ from diptych.report.compare import (
     told_apart,
 )
 from diptych.report.data import DataView, describe
+from diptych.report.dictionary import DictionaryView, visual_dictionary
 from diptych.report.pages import render, write_page
 from diptych.report.pictures import thumbnails
 from diptych.report.plots import COLOURS, Series, line_chart
@@ -77,6 +78,8 @@ class Page:
     examples: list[dict[str, Any]]
     confusions: list[dict[str, Any]]
     experts: list[dict[str, Any]]
+    words: DictionaryView | None
+    """The visual dictionary, where an evaluation looked at one."""
     pictures: Thumbnails
     data: DataView | None
     parts: Mapping[str, float] = field(default_factory=dict)
@@ -144,6 +147,7 @@ def _page(
         examples=examples,
         confusions=confusions,
         experts=heat_map(served.experts) if served else [],
+        words=visual_dictionary(views),
         pictures=thumbnails(dataset, keys | set(shown.values())),
         data=_data_view(dataset, main),
         parts=parts,

@@ -68,8 +68,11 @@ class SohoPretrainTask(Task):
     def __init__(self, model: VisionLanguageModel, config: SohoPretrainConfig, tokenizer: Tokenizer) -> None:
         if not isinstance(model, SohoModel):
             raise UsageError(f"task soho_pretrain needs the system soho, got {type(model).__name__}")
-        if model.config.neck == "plain":
-            raise UsageError("task soho_pretrain needs a visual dictionary; set system.neck=gated")
+        if model.config.neck == "plain" and config.mvm_weight:
+            raise UsageError(
+                "task soho_pretrain needs a visual dictionary; set system.neck=gated, or task.mvm_weight=0 "
+                "to train without one"
+            )
         super().__init__(model, config, tokenizer)
         self.itm = nn.Linear(model.width, 2, bias=False)
         nn.init.kaiming_normal_(self.itm.weight)
@@ -116,10 +119,14 @@ class SohoPretrainTask(Task):
         """
         model = self.model
         seen = model.see(pixels, sizes, len(shown.pictures) // max(len(pixels), 1))
-        assert seen.indices is not None
-        words = seen.indices.masked_fill(~seen.mask, IGNORED)
-        hidden = hide(words)
-        tokens = model.neck.hide(seen, shown.pictures, hidden)
+        if seen.indices is None:  # no dictionary, no visual words
+            words = torch.full_like(seen.mask, IGNORED, dtype=torch.int64)
+            hidden = torch.zeros_like(seen.mask)[shown.pictures]
+            tokens = seen.tokens[shown.pictures]
+        else:
+            words = seen.indices.masked_fill(~seen.mask, IGNORED)
+            hidden = hide(words)
+            tokens = model.neck.hide(seen, shown.pictures, hidden)
         fused = model.fuse(Visual(tokens, seen.mask[shown.pictures]), shown.ids, shown.mask)
         return Read(fused, words[shown.pictures], hidden)
 
@@ -128,7 +135,8 @@ class SohoPretrainTask(Task):
         model, fused = self.model, read.fused
         asked = shown.targets != IGNORED
         text = (fused.text[asked] @ model.text.words.weight.t()).float()
-        codes = model.neck.dictionary.codes
+        has_words = model.config.neck != "plain"
+        codes = model.neck.dictionary.codes if has_words else fused.visual.new_zeros(1, model.width)
         visual = word_scores(fused.visual[read.hidden], codes)
         return Scores(
             text, shown.targets[asked], visual, read.words[read.hidden], self.itm(fused.pooled).float()
@@ -147,8 +155,9 @@ class SohoPretrainTask(Task):
             "mvm_accuracy": mvm_accuracy(scores.visual, scores.visual_targets, world),
             "itm_accuracy": itm_accuracy(scores.match, shown.matching, world),
             "masked_share": world.mean(torch.as_tensor(float(len(scores.text))), shown.targets.numel()),
-            "visual_words": self.model.neck.dictionary.perplexity(),
         }
+        if self.model.config.neck != "plain":
+            metrics["visual_words"] = self.model.neck.dictionary.perplexity()
         return Loss(torch.stack(list(parts.values())).sum(), parts, metrics)
 
     def evaluate(self, data: EvalData, progress: Callable[[str, int, int], None]) -> Evaluation:

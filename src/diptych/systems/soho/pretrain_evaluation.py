@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from diptych.data.draws import Draws
 from diptych.errors import DataError
 from diptych.objectives.mlm import mlm_loss
 from diptych.systems.soho.masking import Shown, hide_visual_words, show
+from diptych.systems.soho.patches import NearestPatches, watched
 from diptych.systems.task import EvalData, Evaluation
 
 if TYPE_CHECKING:
@@ -42,7 +44,8 @@ class _Tally:
         self.right_visual += int((scores.visual.argmax(1) == scores.visual_targets).sum())
         self.right_matches += int(matches.sum())
         self.matching += int(shown.matching.sum())
-        self.usage += torch.bincount(words[words >= 0], minlength=len(self.usage)).cpu()
+        if len(self.usage):
+            self.usage += torch.bincount(words[words >= 0], minlength=len(self.usage)).cpu()
         told = zip(keys, shown.matching.tolist(), matches.tolist(), strict=True)
         self.rows += [{"key": key, "matching": bool(m), "matched_rightly": r} for key, m, r in told]
 
@@ -76,28 +79,37 @@ def evaluate_pretraining(
 
     Every picture is shown with its first caption, or in half of the cases with that of another picture of its
     batch. What is hidden depends on a fixed seed and the sample's position. `visual_words_perplexity`: how
-    many entries of the dictionary the split's pictures use, as e to the entropy of their shares. Blind
-    guesses: the most frequent hidden word, visual word, and verdict.
+    many entries of the dictionary the split's pictures use, as e to the entropy of their shares. The file
+    visual_words.json has how often each was used, and of the most used ones the patches that are nearest to
+    them. Blind guesses: the most frequent hidden word, visual word, and verdict.
     """
-    training = task.training
+    training, model = task.training, task.model
     task.eval()
-    tally = _Tally(len(task.model.neck.dictionary.codes))
-    for batch in data.batches():
-        ids, mask = _texts(task, batch)
-        draws = Draws(SEED, batch.positions)
-        shown = show(ids, mask, batch.match_ids.to(ids.device), task.tokenizer, task.config, draws)
+    codes = 0 if model.config.neck == "plain" else len(model.neck.dictionary.codes)
+    tally, nearest = _Tally(codes), NearestPatches(codes, model.config.cell)
+    with watched(model) if codes else nullcontext() as seen:
+        for batch in data.batches():
+            ids, mask = _texts(task, batch)
+            draws = Draws(SEED, batch.positions)
+            shown = show(ids, mask, batch.match_ids.to(ids.device), task.tokenizer, task.config, draws)
 
-        def hide(words: Tensor, draws: Draws = draws) -> Tensor:
-            return hide_visual_words(words, 1, task.config, draws)
+            def hide(words: Tensor, draws: Draws = draws) -> Tensor:
+                return hide_visual_words(words, 1, task.config, draws)
 
-        sizes = None if batch.image_sizes is None else batch.image_sizes.to(ids.device)
-        read = task.read(task.pixels(batch), sizes, shown, hide)
-        tally.add(batch.keys, task.score(read, shown), shown, read.words)
-        progress("read", len(tally.rows), data.size)
+            pixels = task.pixels(batch)
+            sizes = None if batch.image_sizes is None else batch.image_sizes.to(ids.device)
+            read = task.read(pixels, sizes, shown, hide)
+            tally.add(batch.keys, task.score(read, shown), shown, read.words)
+            if seen is not None:
+                every = torch.tensor([pixels.shape[2:]] * len(pixels)) if sizes is None else sizes
+                nearest.add(batch.keys, read.words, seen.distances.view_as(read.words), seen.columns, every)
+            progress("read", len(tally.rows), data.size)
     task.train(training)
     metrics = {"task": task.name, "dataset": data.dataset, "split": data.split} | tally.metrics()
-    usage = {"usage": tally.usage.tolist()}
-    return Evaluation(metrics, tally.rows, {"visual_words": usage})
+    if not codes:
+        return Evaluation(metrics, tally.rows)
+    told = {"cell": nearest.cell, "usage": tally.usage.tolist(), "words": nearest.told(tally.usage)}
+    return Evaluation(metrics, tally.rows, {"visual_words": told})
 
 
 def _texts(task: "SohoPretrainTask", batch: Batch) -> tuple[Tensor, Tensor]:
