@@ -1,14 +1,19 @@
 """The documentation page made from the cards."""
 
+import io
 import re
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+from rich.console import Console
+
 import diptych
+from diptych.cli import data_cards
 from diptych.data.cards import CARDS, render_markdown
 from diptych.data.cards.base import Card, Layout, Source, Split
 from diptych.data.cards.render import render, render_card
-from diptych.data.cards.usage import target_command
+from diptych.data.cards.usage import commands, target_command
 from diptych.resolve import look_up
 
 
@@ -37,6 +42,34 @@ def test_links_at_the_top_lead_to_the_sections():
     made = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
     assert len(made) == len(CARDS)
     assert anchors == made
+
+
+def test_the_list_is_readable_at_100_columns(monkeypatch: pytest.MonkeyPatch):
+    out = io.StringIO()
+    monkeypatch.setattr(data_cards, "console", lambda: Console(file=out, width=100))
+    data_cards.list_cards()
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "…" not in out.getvalue()
+    assert {line.split()[0] for line in lines} >= set(CARDS)
+    layouts = {layout for name in CARDS for layout in look_up(CARDS, name, "card").layouts}
+    assert all(re.search(rf"\b{layout}\b", out.getvalue()) for layout in layouts)
+
+
+def test_show_tells_all_of_a_card(capsys: pytest.CaptureFixture[str]):
+    for name in CARDS:
+        card = look_up(CARDS, name, "card")
+        data_cards.show(name)
+        text = capsys.readouterr().out
+        plain = " ".join(text.split())
+        for source in (*card.sources, *(s for layout in card.layouts.values() for s in layout.sources)):
+            assert f"RAW/{source.path}" in text
+            assert all(place in plain for place in source.alternatives)
+        said = (card.description, card.licence, card.citation, *card.options.values())
+        for words in (*said, *(split.note for split in card.splits.values())):
+            assert " ".join(words.split()) in plain
+        assert all(command in text for command, _ in commands(card))
+        assert all(len(line) <= 100 or re.search("RAW|diptych|://|_", line) for line in text.splitlines())
 
 
 TOY = Card(

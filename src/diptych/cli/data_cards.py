@@ -30,8 +30,8 @@ def list_cards() -> None:
 
     table = Table(box=None)
     for heading in ("card", "what it is", "media", "raw"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("layouts", min_width=13)  # the longest name with a comma: the only column that wraps
+        table.add_column(heading, no_wrap=heading != "what it is")
+    table.add_column("layouts", min_width=13)  # the longest name with a comma
     for name in CARDS:
         card = load_card(name)
         raw = "needed" if card.needs_raw else "optional" if card.sources else "none"
