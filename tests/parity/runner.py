@@ -69,6 +69,7 @@ KINDS: dict[tuple[str, str], str] = {
     ("uniperceiver", "glue_textcls"): "tests.parity.kinds_uniperceiver:check_slots",
     ("uniperceiver", "mlm"): "tests.parity.kinds_uniperceiver:check_words",
     ("uniperceiver", "moe_layer"): "tests.parity.kinds_uniperceiver_layers:check",
+    ("uniperceiver", "optim_two_steps"): "tests.parity.kinds_uniperceiver_optim:check",
     ("uniperceiver", "pos_embed"): "tests.parity.kinds_uniperceiver:check_positions",
     ("uniperceiver", "prompt"): "tests.parity.kinds_uniperceiver:check_prompts",
     ("uniperceiver", "retrieval"): "tests.parity.kinds_uniperceiver:check_pairs",

@@ -105,3 +105,11 @@ def test_steps_by_hand():
 def test_milestones_that_make_no_sense(milestones):
     with pytest.raises(ValueError, match="expected"):
         ScheduleConfig(name="step", milestones=milestones)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_rates_stop_at_the_floor_instead_of_bending_towards_it(name):
+    free = factors(ScheduleConfig(name=name, warmup=0), 10)
+    kept = factors(ScheduleConfig(name=name, warmup=0, floor=0.3), 10)
+    assert kept == [max(0.3, rate) for rate in free]
+    assert 0.3 in kept

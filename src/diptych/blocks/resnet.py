@@ -198,7 +198,7 @@ class ResNet(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Turn normalised pictures [B, 3, H, W] into [B, out_channels, ceil(H / stride), ceil(W / stride)]."""
+        """Map normalised pictures [B, 3, H, W] to [B, out_channels, ceil(H / stride), ceil(W / stride)]."""
         x: Tensor = self.maxpool(torch.relu(self.bn1(self.conv1(images))))
         for number in range(1, 5):
             for block in self.stage(number):

@@ -98,6 +98,13 @@ class ScheduleConfig(Section):
         description="Linear warm-up: a number below 1 is a fraction of the run, from 1 on it is steps.",
     )
     final: float = Field(0.0, ge=0, le=1, description="Fraction of the peak at the end (linear, cosine).")
+    floor: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="The fraction never falls below this after warm-up (linear, cosine; published for "
+        "Uni-Perceiver, whose shape goes to 0 and stops short of it).",
+    )
     zero_first_step: bool = Field(
         False,
         description="Start the warm-up at exactly 0 as published recipes do (it changes nothing).",

@@ -87,7 +87,7 @@ def _shape(config: ScheduleConfig, t: float) -> float:
     """Return the factor after warm-up; `t` goes from 0 to 1."""
     t = min(1.0, t)
     if config.name == "linear":
-        return config.final + (1 - config.final) * (1 - t)
+        return max(config.floor, config.final + (1 - config.final) * (1 - t))
     if config.name == "cosine":
-        return config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * t))
+        return max(config.floor, config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * t)))
     return 1.0
