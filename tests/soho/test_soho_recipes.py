@@ -169,7 +169,7 @@ def test_tiny_recipes_start_from_each_other(tmp_path: Path) -> None:
     )
     for name, (recipe, before) in CHAIN.items():
         start = [f"init_from.path={tmp_path / before}"] if before else []
-        settings = ["data.loader.batch_size=8", "train.steps=2", "train.threads=1", "evaluate.where="]
+        settings = ["data.loader.batch_size=8", "train.steps=2", "train.threads=1", "evaluate.where=null"]
         train(resolve_run(recipe, [f"data.path={tmp_path / 'data'}", *settings, *start]), tmp_path / name)
         evaluate(tmp_path / name, ["evaluate.threads=1"])
         (path,) = (tmp_path / name).glob("eval/*/metrics.json")
