@@ -59,8 +59,8 @@ def test_clips_are_found_or_cut(tmp_path: Path) -> None:
 def test_damaged_lines_are_named(tmp_path: Path) -> None:
     summary, _ = prepared("internvid", tmp_path)
     first, second = summary.examples["bad entry"]
-    assert first.startswith(": InternVid-10M-flt.jsonl, line 4: no JSON")
-    assert second == ": InternVid-10M-flt.jsonl, line 5: it ends at 00:00:04.000, before it begins"
+    assert first.startswith("InternVid-10M-flt.jsonl, line 4: no JSON")
+    assert second == "InternVid-10M-flt.jsonl, line 5: it ends at 00:00:04.000, before it begins"
     assert summary.examples["missing video"] == [
         "yt_GONEAAAAAA3_1000_4000: GONEAAAAAA3_00:00:01.000_00:00:04.000.mp4"
     ]

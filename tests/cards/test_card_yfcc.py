@@ -32,9 +32,7 @@ def test_subset_and_metadata_are_joined(tmp_path: Path) -> None:
     assert summary.problems == {"bad entry": 1, "missing picture": 1, "no photo": 1}
     assert captions(samples) == {**CAPTIONS, "5000000001": ("IMG_0520",)}
     assert [colour_of(sample.media["jpg"]) for sample in samples.values()] == [400, 401, 402, 403, 407]
-    assert summary.examples["bad entry"] == [
-        ": yfcc100m_dataset-0.bz2, line 5: 2 columns instead of 23 or 25"
-    ]
+    assert summary.examples["bad entry"] == ["yfcc100m_dataset-0.bz2, line 5: 2 columns instead of 23 or 25"]
     assert summary.examples["no photo"] == ["3000000001: yfcc100m_dataset-1.bz2, line 2: is a video"]
     digest = hash_of("4000000001")
     assert summary.examples["missing picture"] == [

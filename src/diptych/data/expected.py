@@ -1,7 +1,7 @@
 """What a card expects: raw files that must be there, and how many samples and texts come out."""
 
 import glob
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,21 +96,31 @@ def describe_split(split: Split) -> dict[str, Any]:
     return said
 
 
-def count_split(dataset: ShardDataset, name: str, *, texts: bool) -> dict[str, int]:
-    """Return the number of samples of a split (`count`), and of captions, questions and statements.
+def count_splits(dataset: ShardDataset, with_texts: Collection[str]) -> dict[str, dict[str, int]]:
+    """Return for each split the number of samples (`count`), and of captions, questions and statements.
 
     Args:
         dataset: the dataset.
-        name: the split.
-        texts: whether texts are to be counted (`count_texts`).
+        with_texts: splits whose texts are to be counted (`count_texts`).
     """
-    counts = {"count": len(dataset.select(name))}
-    if texts:
-        columns = ["captions", *(column for column in COUNTED if column in dataset.columns)]
-        total = " + ".join(f'coalesce("{column}", 0)' for column in columns)
-        where = dataset.splits[name].where
-        found = dataset.query(f"select coalesce(sum({total}), 0)::bigint as n from samples where ({where})")
-        counts["count_texts"] = int(found.column("n")[0].as_py())
+    columns = ["captions", *(column for column in COUNTED if column in dataset.columns)]
+    total = " + ".join(f'coalesce("{column}", 0)' for column in columns)
+    asked, wanted = list[tuple[str, str]](), list[str]()
+    for name, split in dataset.splits.items():
+        asked.append((name, "count"))
+        wanted.append(f"count(*) filter (where ({split.where}))")
+        if name in with_texts:
+            asked.append((name, "count_texts"))
+            wanted.append(f"coalesce(sum({total}) filter (where ({split.where})), 0)::bigint")
+    if not wanted:
+        return {}
+    # One question for all: each costs a connection.
+    found = dataset.query(
+        f"select {', '.join(f'{sql} as n{i}' for i, sql in enumerate(wanted))} from samples"
+    )
+    counts: dict[str, dict[str, int]] = {name: {} for name in dataset.splits}
+    for number, (name, what) in enumerate(asked):
+        counts[name][what] = int(found.column(f"n{number}")[0].as_py())
     return counts
 
 

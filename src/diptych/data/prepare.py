@@ -13,7 +13,7 @@ from diptych.data.cards.base import Card, Layout
 from diptych.data.chunks import Chunk, Tally, cut
 from diptych.data.columns import file_hash, member_names, merge_parts
 from diptych.data.engines import Engine, Task, make_engine
-from diptych.data.expected import count_split, describe_split, stats_of_sources, warnings_of
+from diptych.data.expected import count_splits, describe_split, stats_of_sources, warnings_of
 from diptych.data.files import WriteError, written_whole
 from diptych.data.index import FORMAT, INDEX, INFO, WORK, ShardDataset
 from diptych.data.places import PLACES, write_places
@@ -294,8 +294,9 @@ def _conclude(
         "examples": dict(sorted(tally.examples.items())),
     }
     dataset = ShardDataset(work.out, index, info)
+    counts = count_splits(dataset, [name for name, split in info["splits"].items() if "texts" in split])
     for name, split in info["splits"].items():
-        split.update(count_split(dataset, name, texts="texts" in split))
+        split.update(counts[name])
     with written_whole(work.out / INFO) as partial:
         partial.write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return info
