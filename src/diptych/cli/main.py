@@ -10,7 +10,7 @@ import typer
 import diptych
 from diptych.errors import DiptychError, UsageError
 
-MODULES = ("demo", "data", "targets", "train", "eval", "predict", "report", "convert", "config")
+MODULES = ("demo", "data", "targets", "words", "train", "eval", "predict", "report", "convert", "config")
 """Modules of this package, in the order of `diptych --help`; each has `register(app)`."""
 
 COMMAND_LINE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]

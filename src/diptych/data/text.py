@@ -20,6 +20,8 @@ _SPECIALS: dict[str, tuple[str, ...]] = {
     "sep": ("[SEP]", "</s>", "<sep>"),
     "mask": ("[MASK]", "<mask>"),
 }
+_WORD_STARTS = ("\u2581", "\u0120")
+"""Marks at the start of words: of SentencePiece and Metaspace, of byte-level BPE."""
 FILE_NAME = "tokenizer.json"
 
 
@@ -141,6 +143,29 @@ class Tokenizer:
     def special_ids(self) -> frozenset[int]:
         """Ids that stand for no text."""
         return frozenset((self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id))
+
+    def vocabulary(self) -> list[str]:
+        """Return every token in the order of the ids, as BERT writes them: pieces inside words with `##`.
+
+        Tokenizers that mark the start of words instead have their mark taken off.
+
+        Raises:
+            DataError: an id has no token.
+        """
+        found: list[str] = []
+        for i in range(self.vocab_size):
+            token = self._raw.id_to_token(i)
+            if token is None:
+                raise DataError(f"tokenizer: the id {i} has no token; expected ids without gaps")
+            found.append(token)
+        mark = next((m for m in _WORD_STARTS if any(len(t) > 1 and t[0] == m for t in found)), None)
+        if mark is None:
+            return found
+        special = {found[i] for i in self.special_ids}
+        return [
+            token if token in special else token[1:] if token[0] == mark and token != mark else f"##{token}"
+            for token in found
+        ]
 
     def tokens(self, text: str) -> list[int]:
         """Return the ids of `text` alone: no specials, no limit."""
