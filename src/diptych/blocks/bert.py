@@ -55,15 +55,18 @@ class BertLayer(nn.Module):
         self.ffn_norm = nn.LayerNorm(width, eps=EPS)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, at: Tensor | None = None) -> Tensor:
         """Return the next states [B, S, D].
 
         Args:
             x: the states [B, S, D].
             mask: [B, S] bool, True at keys that may be read; [B, S, S], True where query i may read key j;
                 None: all may be read.
+            at: [B, N] int64, the places whose next states are wanted; the others are read, but not computed,
+                and [B, N, D] is returned. The mask is one of keys then.
         """
-        x = self.norm(x + self.dropout(self.proj(self._attend(x, mask))))
+        asking = x if at is None else x.gather(1, at[..., None].expand(-1, -1, x.shape[2]))
+        x = self.norm(asking + self.dropout(self.proj(self._attend(asking, x, mask))))
         out: Tensor = self.ffn_norm(x + self.dropout(self.fc2(F.gelu(self.fc1(x)))))
         return out
 
@@ -80,17 +83,17 @@ class BertLayer(nn.Module):
         found: Tensor = scores.softmax(-1)
         return found
 
-    def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        B, S, D = x.shape
+    def _attend(self, asking: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+        B, N, D = asking.shape
         q, k, v = (
-            part(x).view(B, S, self.heads, D // self.heads).transpose(1, 2)
-            for part in (self.query, self.key, self.value)
-        )  # each [B, heads, S, head]
+            part(of).view(B, -1, self.heads, D // self.heads).transpose(1, 2)
+            for part, of in ((self.query, asking), (self.key, x), (self.value, x))
+        )  # [B, heads, N or S, head]
         if mask is not None:
             mask = mask[:, None, None, :] if mask.dim() == 2 else mask[:, None]
         dropped = self.attention_dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropped)
-        return y.transpose(1, 2).reshape(B, S, D)
+        return y.transpose(1, 2).reshape(B, N, D)
 
 
 def draw_bert(modules: Iterable[nn.Module], std: float = 0.02) -> None:

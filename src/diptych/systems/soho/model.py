@@ -66,12 +66,30 @@ class SohoModel(VisionLanguageModel):
         """Read pictures (or their tokens) and texts [B, L] together; the first text token is `pooled`."""
         seen = visual if isinstance(visual, Visual) else self.embed_visual(visual)
         mask = mask.bool()
-        x = torch.cat([self.text(ids), seen.tokens], 1)
-        both = torch.cat([mask, seen.mask], 1)
+        x, both = self._joined(seen, ids, mask)
         for layer in self.layers:
             x = layer(x, both)
         L = ids.shape[1]
         return Fused(x[:, L:], x[:, :L], x[:, 0], seen.mask, mask)
+
+    def fuse_at(self, visual: Visual, ids: Tensor, mask: Tensor, places: Tensor) -> Tensor:
+        """Return some of the states of `fuse`, [B, N, D]: the last layer computes no others.
+
+        Args:
+            visual: the pictures.
+            ids: texts [B, L].
+            mask: [B, L], true at their tokens.
+            places: [B, N] int64: numbers of tokens, those of the text first.
+        """
+        x, both = self._joined(visual, ids, mask.bool())
+        *lower, last = self.layers
+        for layer in lower:
+            x = layer(x, both)
+        out: Tensor = last(x, both, places)
+        return out
+
+    def _joined(self, seen: Visual, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.cat([self.text(ids), seen.tokens], 1), torch.cat([mask, seen.mask], 1)
 
     def fsdp_units(self) -> list[nn.Module]:
         """Return the transformer layers."""

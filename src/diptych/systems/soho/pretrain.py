@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.blocks.collective import ALONE, World
@@ -38,6 +39,18 @@ class Read:
 
 
 @dataclass(frozen=True)
+class Given:
+    """What is read of a batch."""
+
+    visual: Visual
+    """Of all R rows, some tokens hidden."""
+    words: Tensor
+    """[R, P] int64: visual words; negative where there is no picture."""
+    hidden: Tensor
+    """[R, P] bool: image tokens that were hidden."""
+
+
+@dataclass(frozen=True)
 class Scores:
     """What the heads say, where there is something to say."""
 
@@ -55,7 +68,8 @@ class SohoPretrainTask(Task):
     """The three objectives on every row.
 
     What all texts of a picture share (CNN, dictionary, positions) is computed once for it; words are scored
-    only where one is hidden, visual words likewise. The result is that of the straightforward computation.
+    only where one is hidden, visual words likewise, and in training the last layer computes nothing else. The
+    result is that of the straightforward computation.
     """
 
     name: ClassVar[str] = "soho_pretrain"
@@ -96,8 +110,8 @@ class SohoPretrainTask(Task):
         def hide(words: Tensor) -> Tensor:
             return hide_visual_words(words, ids.shape[1], self.config, context.draws)
 
-        read = self.read(pixels, batch.image_sizes, shown, hide)
-        return self.losses(self.score(read, shown), shown, context.world)
+        given = self.look(pixels, batch.image_sizes, shown, hide)
+        return self.losses(self._score_hidden(given, shown), shown, context.world)
 
     def pixels(self, batch: Batch) -> Tensor:
         """Return the pictures of a batch normalised, [B, 3, H, W], with zeros where they are padded."""
@@ -108,7 +122,14 @@ class SohoPretrainTask(Task):
     def read(
         self, pixels: Tensor, sizes: Tensor | None, shown: Shown, hide: Callable[[Tensor], Tensor]
     ) -> Read:
-        """Read normalised pictures [B, 3, H, W] with the texts shown.
+        """Read normalised pictures [B, 3, H, W] with the texts shown; arguments as of `look`."""
+        given = self.look(pixels, sizes, shown, hide)
+        return Read(self.model.fuse(given.visual, shown.ids, shown.mask), given.words, given.hidden)
+
+    def look(
+        self, pixels: Tensor, sizes: Tensor | None, shown: Shown, hide: Callable[[Tensor], Tensor]
+    ) -> Given:
+        """Turn normalised pictures [B, 3, H, W] into the image tokens of every row.
 
         Args:
             pixels: the pictures.
@@ -127,20 +148,36 @@ class SohoPretrainTask(Task):
             words = seen.indices.masked_fill(~seen.mask, IGNORED)
             hidden = hide(words)
             tokens = model.neck.hide(seen, shown.pictures, hidden)
-        fused = model.fuse(Visual(tokens, seen.mask[shown.pictures]), shown.ids, shown.mask)
-        return Read(fused, words[shown.pictures], hidden)
+        return Given(Visual(tokens, seen.mask[shown.pictures]), words[shown.pictures], hidden)
 
     def score(self, read: Read, shown: Shown) -> Scores:
         """Score words and visual words where they are hidden, and whether texts belong to their pictures."""
-        model, fused = self.model, read.fused
+        fused, asked = read.fused, shown.targets != IGNORED
+        states = (fused.text[asked], fused.visual[read.hidden], fused.pooled)
+        return self._scores(*states, shown.targets[asked], read.words[read.hidden])
+
+    def _score_hidden(self, given: Given, shown: Shown) -> Scores:
+        """Do what `read` and `score` do, with a last layer that computes only what is scored."""
         asked = shown.targets != IGNORED
-        text = (fused.text[asked] @ model.text.words.weight.t()).float()
+        L, P = asked.shape[1], given.hidden.shape[1]
+        wanted = torch.cat([asked, given.hidden], 1)
+        wanted[:, 0] = True  # the first token stands for the whole
+        # The wanted places of each row in their order, then others, as many as the longest row needs.
+        order = wanted.long().argsort(dim=1, descending=True, stable=True)
+        places = order[:, : int(wanted.sum(1).max()) if len(wanted) else 0]
+        states = self.model.fuse_at(given.visual, shown.ids, shown.mask, places)
+        is_asked = F.pad(asked, (0, P)).gather(1, places)
+        is_hidden = F.pad(given.hidden, (L, 0)).gather(1, places)
+        found = (states[is_asked], states[is_hidden], states[:, 0])
+        return self._scores(*found, shown.targets[asked], given.words[given.hidden])
+
+    def _scores(self, text: Tensor, visual: Tensor, first: Tensor, ids: Tensor, words: Tensor) -> Scores:
+        """Score states [., D]: of hidden words `ids`, of hidden visual `words`, of the rows' first tokens."""
+        model = self.model
         has_words = model.config.neck != "plain"
-        codes = model.neck.dictionary.codes if has_words else fused.visual.new_zeros(1, model.width)
-        visual = word_scores(fused.visual[read.hidden], codes)
-        return Scores(
-            text, shown.targets[asked], visual, read.words[read.hidden], self.itm(fused.pooled).float()
-        )
+        codes = model.neck.dictionary.codes if has_words else visual.new_zeros(1, model.width)
+        of_text = (text @ model.text.words.weight.t()).float()
+        return Scores(of_text, ids, word_scores(visual, codes), words, self.itm(first).float())
 
     def losses(self, scores: Scores, shown: Shown, world: World = ALONE) -> Loss:
         """Return the losses; with several ranks this rank's share of them."""
