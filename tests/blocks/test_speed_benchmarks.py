@@ -38,3 +38,18 @@ def test_steps_are_compared_in_both_precisions(tmp_path: Path) -> None:
     assert [row["name"].split()[-1] for row in compared] == ["fp32", "bf16", "bf16"]
     assert {row["peer"].rpartition("-")[0] for row in compared} <= {"vilt", "torch-encoder"}
     assert all(row["value"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_soho_is_compared_with_the_straightforward_computation(tmp_path: Path) -> None:
+    rows = rows_of("soho.py", "--quick", tmp_path / "rows")
+    step = [(row["name"], row["peer"]) for row in rows if row["name"].startswith("soho step")]
+    assert step == [
+        (name, peer)
+        for peer in ("straightforward", "published")
+        for name in ("soho step", "soho step counted")
+    ]
+    counted = [row["ratio"] for row in rows if row["name"] == "soho step counted"]
+    assert 1 < counted[0] < counted[1]
+    assert {"soho 600 x 1000, neck", "soho 600 x 1000, joint"} <= {row["name"] for row in rows}
+    assert all(row["value"] > 0 for row in rows)
