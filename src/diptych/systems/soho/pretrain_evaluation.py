@@ -49,10 +49,18 @@ class _Tally:
         told = zip(keys, shown.matching.tolist(), matches.tolist(), strict=True)
         self.rows += [{"key": key, "matching": bool(m), "matched_rightly": r} for key, m, r in told]
 
-    def metrics(self) -> dict[str, Any]:
-        rows, hidden, visual = len(self.rows), sum(self.words.values()), sum(self.visual.values())
+    def _dictionary(self) -> dict[str, Any]:
+        if not len(self.usage):
+            return {}
         shares = self.usage.double() / self.usage.sum().clamp(min=1)
         entropy = -(shares * shares.clamp(min=1e-12).log()).sum()
+        return {
+            "visual_words_used": int((self.usage > 0).sum()),
+            "visual_words_perplexity": float(entropy.exp()),
+        }
+
+    def metrics(self) -> dict[str, Any]:
+        rows, hidden, visual = len(self.rows), sum(self.words.values()), sum(self.visual.values())
         return {
             "samples": rows,
             "masked_tokens": hidden,
@@ -61,8 +69,7 @@ class _Tally:
             "masked_visual_tokens": visual,
             "masked_visual_accuracy": self.right_visual / max(visual, 1),
             "matching_accuracy": self.right_matches / max(rows, 1),
-            "visual_words_used": int((self.usage > 0).sum()),
-            "visual_words_perplexity": float(entropy.exp()),
+            **self._dictionary(),
             "baseline": {
                 "masked_token_accuracy": max(self.words.values(), default=0) / max(hidden, 1),
                 "masked_visual_accuracy": max(self.visual.values(), default=0) / max(visual, 1),
