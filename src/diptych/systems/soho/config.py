@@ -27,6 +27,12 @@ class SohoConfig(SystemConfig):
     token_types: int = Field(2, ge=1, description="Rows of the token type table; only the first is used.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout of embeddings and sublayers.")
     attention_dropout: float = Field(0.1, ge=0, lt=1, description="Dropout of attention weights.")
+    init_std: float = Field(
+        0.02,
+        gt=0,
+        description="Spread of fresh weights of the transformer and its tables. 0.02 is BERT's, for a width "
+        "of 768; narrow models start better with more (about 1 over the root of the width).",
+    )
     neck: Literal["plain", "gated", "added"] = Field(
         "plain",
         description="`plain`: no dictionary (fine-tuning). `gated`: features and their dictionary entries, "

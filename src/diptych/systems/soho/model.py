@@ -36,8 +36,8 @@ class SohoModel(VisionLanguageModel):
             BertLayer(config.width, config.heads, config.hidden, config.dropout, config.attention_dropout)
             for _ in range(config.layers)
         )
-        draw_bert(self.text.modules())
-        draw_bert(self.layers.modules())
+        draw_bert(self.text.modules(), config.init_std)
+        draw_bert(self.layers.modules(), config.init_std)
 
     def see(self, images: Tensor, sizes: Tensor | None = None, times: int = 1) -> Seen:
         """Turn normalised pictures [B, 3, H, W] into visual tokens.
