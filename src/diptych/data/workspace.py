@@ -110,6 +110,9 @@ class Workspace:
     ) -> None:
         if kind is not None:
             self._tidy()
+        else:
+            # A worker that died of its chunk, which another one has written since.
+            self._drop_partials()
         if kind is None or not any(part.shard for part in self.load().values()):
             # Nothing to go on with: an error before the first shard leaves no trace.
             shutil.rmtree(self.folder)
@@ -145,8 +148,7 @@ class Workspace:
 
     def _tidy(self) -> None:
         """Delete what a killed run left behind: files that are not complete, shards without their part."""
-        for partial in (*self.out.glob("*" + PARTIAL), *self.folder.glob("*" + PARTIAL)):
-            partial.unlink(missing_ok=True)
+        self._drop_partials()
         finished = self.load().values()
         parts = {part.path for part in finished}
         for path in self.folder.glob("*.parquet"):
@@ -157,6 +159,10 @@ class Workspace:
         for path in self.out.glob("*.tar"):
             if path.name not in shards and name.fullmatch(path.name):
                 path.unlink()
+
+    def _drop_partials(self) -> None:
+        for partial in (*self.out.glob("*" + PARTIAL), *self.folder.glob("*" + PARTIAL)):
+            partial.unlink(missing_ok=True)
 
     def _claim(self) -> None:
         if self.out.exists() and not self.out.is_dir():

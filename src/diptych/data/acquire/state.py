@@ -93,7 +93,10 @@ class FetchFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None and not self.finished():
+        if kind is None:
+            # A worker that died of its chunk, which another one has written since.
+            self._drop_partials()
+        elif not self.finished():
             # An error before the first chunk leaves no trace.
             shutil.rmtree(self.folder)
             with suppress(OSError):
@@ -119,14 +122,17 @@ class FetchFolder:
         with written_whole(self.folder / MANIFEST) as partial:
             partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
-    def _tidy(self) -> None:
-        """Delete what a killed run left behind."""
+    def _drop_partials(self) -> None:
         for place in (self.out, self.folder, self.folder / "parts", self.folder / "rows"):
             for path in (*place.glob("*" + PARTIAL), *place.glob(".media-*")):
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink(missing_ok=True)
+
+    def _tidy(self) -> None:
+        """Delete what a killed run left behind."""
+        self._drop_partials()
         shutil.rmtree(scratch_path(self.out), ignore_errors=True)
         shards = {part.shard["file"] for part in self.finished().values() if part.shard}
         name = re.compile(re.escape(self._identity["name"]) + r"-\d{6,}\.tar")
