@@ -57,7 +57,7 @@ SHORT_STEPS = 600
 CONTRAST_STEPS = 526
 """Contrast and matching in the CPU seconds of `PRETRAIN_STEPS`: such a step takes 2.28 times as long."""
 FIRST = Run("start", "pretrain", "pre-training", PRETRAIN, PRETRAIN_STEPS)
-ASKED = ("task.text_mask_ratio=0.4", "task.image_mask_ratio=0.12")
+ASKED = ("task.text_mask_ratio=0.4", "task.image_mask_ratio=0.12", "task.passes=1")
 """What pre-trained models are asked, whatever they learned from: 40 % of words, one patch of nine hidden."""
 
 
@@ -105,6 +105,7 @@ DETAILS = {
     ),
     "deep": ("image decoder of two layers", ("task.decoder_layers=2",)),
     "pixels": ("plain pixels as targets", ("task.normalise_targets=false",)),
+    "passes": ("words and patches hidden in a pass each", ("task.passes=2",)),
     "words": ("words only, no patch hidden", ("task.image_mask_ratio=0", "task.mim_weight=0")),
 }
 RUNS = [

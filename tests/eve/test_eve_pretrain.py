@@ -1,6 +1,7 @@
 """Masked pre-training of EVE: hidden signals stay hidden, losses fall, evaluation counts."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -120,6 +121,31 @@ def test_hidden_signals_do_not_leak(
     assert torch.equal(before.words, after.words)
     assert torch.equal(before.patches, after.patches)
     assert not torch.equal(before.target, after.target)
+
+
+@pytest.mark.parametrize("config", [DROP, REPLACE], ids=["drop", "replace"])
+def test_two_passes_hide_one_kind_of_signal_each(tokenizer: Tokenizer, config: EvePretrainConfig) -> None:
+    task, batch = make_task(tokenizer, config.with_(passes=2)).eval(), make_batch(tokenizer)
+    assert batch.images is not None
+    assert batch.text_ids is not None
+    assert batch.text_mask is not None
+    pixels = batch.images.float() / 127.5 - 1
+    masked = task.hide(pixels, batch.text_ids, batch.text_mask, Draws(3, batch.positions))
+    cell, side = task.model.patch_cell, task.model.patch_side
+    where = masked.hidden.view(8, 1, side, side).repeat_interleave(cell, 2).repeat_interleave(cell, 3)
+    with torch.no_grad():
+        before = task.rebuild(masked)
+        painted = task.rebuild(replace(masked, pixels=torch.where(where, torch.rand_like(pixels), pixels)))
+        told = task.rebuild(replace(masked, ids=torch.where(masked.selected, 7, masked.ids)))
+    # Hidden patches are there when words are found, and the hidden words when patches are painted.
+    assert torch.equal(before.patches, painted.patches)
+    assert not torch.equal(before.words, painted.words)
+    assert torch.equal(before.words, told.words)
+    assert not torch.equal(before.patches, told.patches)
+    assert len(before.fused) == 2
+    loss = task.train().compute_loss(batch, StepContext(0, 0.0, Draws(0, batch.positions)))
+    assert {"mlm", "mim"} <= loss.parts.keys()
+    assert bool(loss.total.isfinite())
 
 
 def test_targets_are_the_hidden_patches(tokenizer: Tokenizer) -> None:

@@ -40,7 +40,8 @@ from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, Task, 
 class Rebuilt:
     """What the model makes of a masked batch."""
 
-    fused: Fused
+    fused: tuple[Fused, ...]
+    """What the model read, one for each pass."""
     words: Tensor
     """[hidden words, V] float32 scores."""
     patches: Tensor
@@ -109,7 +110,7 @@ class EvePretrainTask(Task):
     def _masked_parts(
         self, pixels: Tensor, ids: Tensor, mask: Tensor, context: StepContext
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], list[Tensor]]:
-        """Return the weighted losses, metrics and balance losses of the masked pass."""
+        """Return the weighted losses, metrics and balance losses of the masked passes."""
         config, world, draws = self.config, context.world, context.draws
         if 0 < (count := world.share(config.masked_batch)) < len(ids):
             rows, draws = draws.some(count)
@@ -123,8 +124,7 @@ class EvePretrainTask(Task):
             "mim": config.mim_weight * mim_loss(rebuilt.patches, rebuilt.target, world),
         }
         metrics = {"mlm_accuracy": mlm_accuracy(rebuilt.words, targets, world)}
-        routing = rebuilt.fused.aux.get("routing")
-        return parts, metrics, [] if routing is None else [routing]
+        return parts, metrics, [f.aux["routing"] for f in rebuilt.fused if "routing" in f.aux]
 
     def hide(self, pixels: Tensor, ids: Tensor, mask: Tensor, draws: Draws, world: World = ALONE) -> Masked:
         """Draw what is hidden from normalised pictures [B, 3, H, W] and texts [B, L]."""
@@ -132,16 +132,20 @@ class EvePretrainTask(Task):
 
     def rebuild(self, masked: Masked) -> Rebuilt:
         """Read the visible signals and rebuild the hidden ones."""
-        cell = self.model.patch_cell
-        fused = self.model.fuse(self._visible(masked), masked.shown, masked.mask)
-        words = self.mlm(fused.text[masked.selected], self.model.text.words.weight)
-        text = (fused.text, masked.mask) if self.config.decoder_text else (None, None)
-        patches = self.mim(fused.visual, masked.hidden, *text)
+        cell, visible = self.model.patch_cell, self._visible(masked)
+        if self.config.passes == 1:
+            told = seen = self.model.fuse(visible, masked.shown, masked.mask)
+        else:
+            told = self.model.fuse(self.model.embed_visual(masked.pixels), masked.shown, masked.mask)
+            seen = self.model.fuse(visible, masked.ids, masked.mask)
+        words = self.mlm(told.text[masked.selected], self.model.text.words.weight)
+        text = (seen.text, masked.mask) if self.config.decoder_text else (None, None)
+        patches = self.mim(seen.visual, masked.hidden, *text)
         _, hidden_rows = split_patches(masked.hidden)
         target = gather_rows(patchify(masked.pixels, cell), hidden_rows)
         if self.config.normalise_targets:
             target = normalise_patches(target)
-        return Rebuilt(fused, words, patches, target)
+        return Rebuilt((told,) if told is seen else (told, seen), words, patches, target)
 
     def _visible(self, masked: Masked) -> Tensor:
         """Return the image tokens that the model may read [B, <= P, D].

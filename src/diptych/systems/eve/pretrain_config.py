@@ -27,6 +27,11 @@ class EvePretrainConfig(TaskConfig):
     text_mask: Literal["mask", "bert"] = Field(
         "mask", description="What stands for a hidden token: [MASK], or the 80/10/10 rule of BERT."
     )
+    passes: Literal[1, 2] = Field(
+        1,
+        description="Ours: 1: words and patches are hidden at once. 2: words are found with the whole "
+        "picture, patches with the whole text, in a pass each.",
+    )
     masked_batch: int = Field(
         0,
         ge=0,
