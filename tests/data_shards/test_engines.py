@@ -198,7 +198,7 @@ from pathlib import Path
 from diptych.data.prepare import prepare
 def tell(n, total):
     if n > 12:
-        os.write(1, b"go\n")  # at once: an interrupted `print` may leave half a line behind
+        os.write(1, b"go\\n")  # at once: an interrupted `print` may leave half a line behind
 try:
     prepare(disturbed.slow_card(), None, Path(sys.argv[1]), shard_size=4, workers=2, progress=tell)
 except KeyboardInterrupt:
