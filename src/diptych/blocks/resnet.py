@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Literal, Self, cast
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -119,6 +120,22 @@ class BasicBlock(nn.Module):
         return self.bn2
 
 
+class Projection(nn.Conv2d):
+    """A 1x1 convolution with a stride, of the places that it looks at.
+
+    The same as `nn.Conv2d`, whose backward pass (torch 2.13, CPU, channels last, several threads) writes
+    outside its memory for some small numbers of channels.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__(inputs, outputs, 1, stride, bias=False)
+        self._every = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, inputs, H, W] to [B, outputs, ceil(H / stride), ceil(W / stride)]."""
+        return F.conv2d(x[:, :, :: self._every, :: self._every], self.weight)
+
+
 class Bottleneck(nn.Module):
     """A 1x1, a 3x3 (with the stride) and a 1x1 convolution beside a shortcut."""
 
@@ -226,9 +243,7 @@ def _stage(config: ResNetConfig, stage: int, blocks: int, inputs: int) -> tuple[
         stride = 2 if stage > 1 and number == 0 else 1
         shortcut = None
         if stride != 1 or inputs != width * grown:
-            shortcut = nn.Sequential(
-                nn.Conv2d(inputs, width * grown, 1, stride, bias=False), norm(width * grown)
-            )
+            shortcut = nn.Sequential(Projection(inputs, width * grown, stride), norm(width * grown))
         made.append(kind(inputs, width, stride, shortcut, norm))
         inputs = width * grown
     return nn.Sequential(*made), inputs
