@@ -2,25 +2,40 @@
 
     python benchmarks/learning.py --seeds 0 1 2 --out runs/learning [--json FILE] [key=value ...]
 
-Runs `diptych demo` once a seed (finished demos are read, interrupted ones go on) and prints means and each
+Runs `diptych demo` once a seed (finished demos are read, interrupted ones go on), and a control that never
+sees a picture: the same retrieval training, of the same length, with grey squares. Prints means and each
 seed's R@1. The figures of `docs/results.md` come from here.
 """
 
 import argparse
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diptych.demo.job import evaluation_path, read_json, run_demo
+from diptych.demo.job import evaluate_stage, evaluation_path, read_json, run_demo, stage_settings
+from diptych.demo.plan import FINETUNE, Stage
+from diptych.train.config import resolve_run
+from diptych.train.engine import train
 
 DIRECTIONS = {"image_to_text": "picture -> text", "text_to_image": "text -> picture"}
+
+CONTROL = Stage("text_only", FINETUNE.recipe, "text only", FINETUNE.cpu_seconds, FINETUNE.starts_from)
+"""EVE's retrieval without pictures."""
+
+
+def run_control(out: Path, seed: int, overrides: Sequence[str]) -> None:
+    """Train and evaluate the control of a finished demo, each unless that is done."""
+    settings = stage_settings(CONTROL, out, out / "data" / "emoji", seed, ["task.blind=image", *overrides])
+    train(resolve_run(CONTROL.recipe, settings), out / CONTROL.name)
+    evaluate_stage(out / CONTROL.name, print)
 
 
 def collect(out: Path) -> dict[str, Any]:
     """Return every ranking of a demo: (run, ranking, direction) -> recalls."""
     found = {}
-    for run in ("finetune", "baseline"):
+    for run in ("finetune", "baseline", CONTROL.name):
         for ranking, scores in read_json(evaluation_path(out / run))["scores"].items():
             for direction in DIRECTIONS:
                 found[run, ranking, direction] = scores[direction]
@@ -41,6 +56,7 @@ def main() -> None:
     demos = [options.out / f"seed{seed}" for seed in options.seeds]
     for seed, demo in zip(options.seeds, demos, strict=True):
         run_demo(demo, seed=seed, overrides=options.settings, announce=print)
+        run_control(demo, seed, options.settings)
     summaries = [read_json(demo / "summary.json") for demo in demos]
     results = [collect(demo) for demo in demos]
     rows = []

@@ -174,3 +174,17 @@ def test_ranks_find_what_one_process_finds() -> None:
                 )
                 scores: list[Tensor] = [a["score"] for a in other["top"]]
                 assert [a["score"] for a in row["top"]] == pytest.approx(scores, abs=1e-5)
+
+
+@pytest.mark.parametrize(("blind", "direction"), [("image", "image_to_text"), ("text", "text_to_image")])
+def test_controls_score_all_queries_alike(tokenizer: Tokenizer, blind: str, direction: str) -> None:
+    data = toy_data(CAPTIONS, MATCH_IDS, batch=2)
+    found = toy_matching("eve", tokenizer, blind=blind).evaluate(data, quiet)
+    scores = [
+        {answer["id"]: answer["score"] for answer in row["top"]}
+        for row in found.predictions
+        if row["direction"] == direction
+    ]
+    for row in scores:
+        assert row == pytest.approx(scores[0], abs=1e-5)
+    assert len(set(scores[0].values())) > 3

@@ -360,3 +360,19 @@ def test_empty_batches_only_count(make_task: MakeTask, make_data: MakeData) -> N
 
     result = evaluate(make_task(), EvalData("toy", "test", 8, batches))
     assert (result.metrics["images"], result.metrics["skipped"]) == (7, {"decode": 1})
+
+
+def test_controls_rank_all_queries_alike(make_task: MakeTask, make_data: MakeData) -> None:
+    """Without pictures each of them gets the same texts; without texts each of them the same pictures."""
+    data = make_data(CAPTIONS, MATCH_IDS)
+    for blind, direction in (("image", "image_to_text"), ("text", "text_to_image")):
+        found = evaluate(make_task(blind=blind, k_test=len(TEXTS)), data)
+        scores = [
+            {answer["id"]: answer["score"] for answer in row["top"]}
+            for row in found.predictions
+            if row["direction"] == direction
+        ]
+        assert len(scores) == (len(MATCH_IDS) if blind == "image" else len(TEXTS))
+        for row in scores:
+            assert row == pytest.approx(scores[0], abs=1e-5)
+        assert len(set(scores[0].values())) > 3

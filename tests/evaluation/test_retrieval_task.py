@@ -174,3 +174,15 @@ def test_head_names_are_those_of_pretraining(make_task: MakeTask) -> None:
         "itm.classifier.weight",
         "itm.classifier.bias",
     }
+
+
+def test_controls_train_on_one_input_only(make_task: MakeTask, batch: Batch) -> None:
+    assert batch.images is not None
+    assert batch.text_ids is not None
+    assert batch.text_mask is not None
+    pictures = replace(batch, images=255 - batch.images)
+    read = replace(batch, text_ids=batch.text_ids.flip(0), text_mask=batch.text_mask.flip(0))
+    for blind, same, different in (("image", pictures, read), ("text", read, pictures)):
+        task = make_task(blind=blind)
+        assert torch.equal(step(task, batch).total, step(task, same).total)
+        assert not torch.equal(step(task, batch).total, step(task, different).total)

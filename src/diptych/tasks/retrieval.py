@@ -8,6 +8,7 @@ D width.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -28,7 +29,7 @@ from diptych.objectives.matching import (
 )
 from diptych.systems.protocol import Encoded, VisionLanguageModel, tokens_of
 from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, Task, TaskConfig
-from diptych.tasks.fused import embed_pictures
+from diptych.tasks.fused import embed_pictures, visible_text
 from diptych.tasks.retrieval_batch import BatchTexts, batch_texts, join_texts
 from diptych.tasks.retrieval_config import RetrievalConfig
 from diptych.tasks.retrieval_ranking import evaluate_retrieval
@@ -65,6 +66,8 @@ class RetrievalTask(Task):
         assert batch.text_ids is not None
         assert batch.text_mask is not None
         texts = batch_texts(batch.text_ids, batch.text_mask, batch.match_ids, distinct=config.distinct_texts)
+        ids, mask = visible_text(texts.ids, texts.mask, self.tokenizer, config.blind)
+        texts = replace(texts, ids=ids, mask=mask)
         visual = self.embed(batch.images)
         encoded_images = self.model.encode_visual(visual)
         encoded_texts = self.model.encode_text(texts.ids, texts.mask)
@@ -102,7 +105,7 @@ class RetrievalTask(Task):
 
     def embed(self, images: Tensor) -> Tensor:
         """Normalise pictures [B, 3, H, W] (uint8, or float in 0..1) and embed them once for all passes."""
-        return tokens_of(embed_pictures(self.model, images))
+        return tokens_of(embed_pictures(self.model, images, self.config.blind))
 
     def draw_passes(
         self, features: tuple[Tensor, Tensor], temperature: Tensor, texts: BatchTexts, context: StepContext

@@ -96,6 +96,10 @@ class RetrievalConfig(TaskConfig):
     embedding_memory_mb: int = Field(
         2048, ge=0, description="Embedded pictures kept for re-ranking; if they need more, pixels are kept."
     )
+    blind: Literal["none", "image", "text"] = Field(
+        "none",
+        description="A control that sees no picture (image) or no text (text), in training and evaluation.",
+    )
 
     @model_validator(mode="after")
     def _temperature_in_bounds(self) -> "RetrievalConfig":

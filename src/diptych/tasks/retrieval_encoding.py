@@ -18,6 +18,7 @@ from diptych.errors import DataError, RunError
 from diptych.metrics.retrieval import Floats, Ints
 from diptych.objectives.contrastive import contrastive_logits
 from diptych.systems.task import EvalData
+from diptych.tasks.fused import visible_text
 
 if TYPE_CHECKING:
     from diptych.tasks.retrieval import RetrievalTask
@@ -74,7 +75,7 @@ class Texts:
 
         The published batching keeps it: there, experts may spend capacity on padding.
         """
-        ids, mask = self.ids[chosen], self.mask[chosen]
+        ids, mask = visible_text(self.ids[chosen], self.mask[chosen], task.tokenizer, task.config.blind)
         keep = ids.shape[1] if as_published(task) else int(mask.sum(1).max())
         return ids[:, :keep].to(task.device), mask[:, :keep].to(task.device)
 

@@ -26,7 +26,7 @@ from diptych.objectives.matching import (
 )
 from diptych.systems.protocol import VisionLanguageModel
 from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, Task, TaskConfig
-from diptych.tasks.fused import embed_pictures
+from diptych.tasks.fused import embed_pictures, visible_text
 from diptych.tasks.retrieval_matching_config import RetrievalMatchingConfig
 from diptych.tasks.retrieval_pairs import evaluate_pairs
 
@@ -68,7 +68,8 @@ class RetrievalMatchingTask(Task):
         texts = batch.text_ids.shape[1] if batch.text_ids.dim() == 3 else 1
         ids = batch.text_ids.reshape(-1, batch.text_ids.shape[-1])
         mask = batch.text_mask.reshape(ids.shape)
-        visual = embed_pictures(self.model, batch.images, sizes=batch.image_sizes)
+        ids, mask = visible_text(ids, mask, self.tokenizer, self.config.blind)
+        visual = embed_pictures(self.model, batch.images, self.config.blind, batch.image_sizes)
         pairs = self.draw_pairs(batch.match_ids.to(ids.device), texts, context.draws)
         fused = self.model.fuse(visual[pairs.images], ids[pairs.texts], mask[pairs.texts])
         logits = self.itm(fused.pooled).float()

@@ -33,6 +33,10 @@ class RetrievalMatchingConfig(TaskConfig):
         description="distinct: equal captions are one text, right for all their pictures; each: every "
         "caption is a text of its own.",
     )
+    blind: Literal["none", "image", "text"] = Field(
+        "none",
+        description="A control that sees no picture (image) or no text (text), in training and evaluation.",
+    )
 
     @model_validator(mode="after")
     def _something_wrong(self) -> "RetrievalMatchingConfig":

@@ -16,7 +16,7 @@ from diptych.errors import DataError, RunError
 from diptych.metrics.retrieval import Floats
 from diptych.systems.protocol import Visual, tokens_of
 from diptych.systems.task import EvalData, Evaluation
-from diptych.tasks.fused import embed_pictures
+from diptych.tasks.fused import embed_pictures, visible_text
 from diptych.tasks.retrieval_encoding import (
     Pictures,
     Progress,
@@ -129,7 +129,7 @@ def score_pairs(
 def _embed(task: "RetrievalMatchingTask", batch: Batch) -> Tensor | Visual:
     assert batch.images is not None
     sizes = None if batch.image_sizes is None else batch.image_sizes.to(task.device)
-    return embed_pictures(task.model, batch.images.to(task.device), sizes=sizes)
+    return embed_pictures(task.model, batch.images.to(task.device), task.config.blind, sizes)
 
 
 def _pairs_at_once(task: "RetrievalMatchingTask", visual: Tensor | Visual, text_tokens: int) -> int:
@@ -143,9 +143,9 @@ def _score(
     task: "RetrievalMatchingTask", visual: Tensor | Visual, rows: Tensor, texts: Texts, part: Tensor
 ) -> Floats:
     """Score some pictures [n] of a batch with some texts [m]: [n, m] float32."""
-    mask = texts.mask[part]
+    ids, mask = visible_text(texts.ids[part], texts.mask[part], task.tokenizer, task.config.blind)
     keep = int(mask.sum(1).max())
-    ids, mask = texts.ids[part][:, :keep].to(task.device), mask[:, :keep].to(task.device)
+    ids, mask = ids[:, :keep].to(task.device), mask[:, :keep].to(task.device)
     n, m = len(rows), len(part)
     pairs = visual[rows.repeat_interleave(m).to(task.device)]
     fused = task.model.fuse(pairs, ids.repeat(n, 1), mask.repeat(n, 1))
