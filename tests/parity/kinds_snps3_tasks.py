@@ -6,13 +6,11 @@ from tests.parity.snps3_common import fill, frames_of, gradients, system_config,
 from torch import Tensor, nn
 
 from diptych.objectives.milnce import diagonal_ranks, mean_cross_entropy
+from diptych.objectives.pair_scores import PairScorer, hard_weights, mine_hard
 from diptych.systems.snps3.heads import (
     Momentum,
-    PairScorer,
     first_level,
-    hard_weights,
     joint_scores,
-    mine_hard,
     second_level,
 )
 from diptych.systems.snps3.model import SnpS3Model

@@ -5,33 +5,18 @@ Legend: B samples (text i belongs to video i), n clips, L text tokens, W words, 
 
 import copy
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from diptych.blocks.queue import FeatureQueue, follow
 from diptych.objectives.milnce import mil_nce, queue_loss, video_scores, word_clip_scores
+from diptych.objectives.pair_scores import PairScorer
 from diptych.systems.snps3.model import SnpS3Model
 from diptych.systems.snps3.visual import Clips
 
 CHUNK = 5
 """Texts that are read together with all videos at a time."""
-
-
-class PairScorer(nn.Module):
-    """How well a text and a video belong together, from the first token of both read together."""
-
-    def __init__(self, width: int, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.hidden = nn.Linear(width, 2 * width)
-        self.score = nn.Linear(2 * width, 1)
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Turn [..., D] into [...] float32."""
-        found: Tensor = self.score(torch.relu(self.hidden(self.dropout(pooled)))).squeeze(-1)
-        return found.float()
 
 
 @dataclass(frozen=True)
@@ -82,42 +67,6 @@ def joint_scores(
 def second_level(scores: Tensor, weights: Tensor | None = None) -> Level:
     """Compare texts and videos by reading them together; `scores` [B, B]."""
     return Level(mil_nce(scores[..., None], weights), scores)
-
-
-def mine_hard(first: Tensor, rule: Literal["top_k", "nearliest"]) -> Tensor:
-    """Return which videos each text is compared with, [B, B] int64; the i-th of row i is its own.
-
-    A text's own video comes last in the choice, and then takes the i-th place as well: it may be there twice,
-    and the video that was chosen for that place is left out (published).
-
-    Args:
-        first: [B, B] scores of the first level (text, video).
-        rule: `top_k`: videos by falling score; `nearliest`: by how near their scores are to that of the
-            text's own video.
-    """
-    own = first.diagonal()
-    order = -(first - own[:, None]).abs() if rule == "nearliest" else first
-    last = torch.eye(len(first), dtype=torch.bool, device=first.device)
-    chosen = order.masked_fill(last, float("-inf")).topk(len(first), dim=1).indices
-    numbers = torch.arange(len(first), device=first.device)[:, None]
-    return chosen.scatter(1, numbers, numbers)
-
-
-def hard_weights(first: Tensor, offset: float = 0.0) -> Tensor:
-    """Return the weight of each pair [B]: less for those that the first level finds easy.
-
-    Of pairs whose score d is above the mean of all it is (mean - least) / (d - least), at least 0.2. The
-    published name of the rule is `median`.
-
-    Args:
-        first: [B, B] scores of the first level (text, video).
-        offset: added to all scores, which only rounds them. The published code has taken 100 from them by
-            then, with `top_k`: weights differ in the fifth digit.
-    """
-    own = first.diagonal().detach() + offset
-    mean, least = own.mean(), own.min()
-    easy = ((mean - least) / (own - least).clamp(min=1e-12)).clamp(min=0.2)
-    return torch.where(own > mean, easy, torch.ones_like(own))
 
 
 def word_level(words: Tensor, clips: Tensor) -> Level:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from diptych.objectives.matching import MatchingHead
 from diptych.objectives.milnce import mean_cross_entropy
 from diptych.objectives.mlm import MaskedTextHead
+from diptych.objectives.pair_scores import PairScorer
 from diptych.systems.snps3.heads import (
     Level,
     Momentum,
-    PairScorer,
     first_level,
     joint_scores,
     second_level,
