@@ -110,6 +110,26 @@ def _rank(row: Floats, answers: Ints) -> int:
     return 1 + int(before.sum())
 
 
+def dual_softmax(scores: Floats, scale: float = 1.0) -> Floats:
+    """Return scores [Q, C] that rank as the product of two softmaxes: over answers, and over queries.
+
+    That is the logarithm of the product, up to a number for each query. An answer that many queries ask for
+    is worth less to each of them. The result depends on which queries are there.
+
+    Args:
+        scores: [Q, C], finite.
+        scale: what they are multiplied by first.
+    """
+    scaled = scores * np.float32(scale)
+    largest = scaled.max(axis=0)
+    # log of the sum over queries, query by query: no second matrix.
+    total = np.zeros_like(largest)
+    for row in scaled:
+        total += np.exp(row - largest)
+    result: Floats = 2 * scaled - (largest + np.log(total))
+    return result
+
+
 def summarise(ranks: Ints) -> dict[str, float]:
     """Return `R@1`, `R@5`, `R@10` (fractions) and `median_rank` of ranks [Q]."""
     recalls = {f"R@{k}": float((ranks <= k).mean()) for k in RECALLS}

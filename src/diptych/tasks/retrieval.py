@@ -27,20 +27,20 @@ from diptych.objectives.matching import (
     itm_loss,
     matching_passes,
 )
-from diptych.systems.protocol import Encoded, VisionLanguageModel, tokens_of
-from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, Task, TaskConfig
-from diptych.tasks.fused import embed_pictures, visible_text
+from diptych.systems.protocol import Encoded, Fused, VisionLanguageModel
+from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, TaskConfig
+from diptych.tasks.fused import visible_text
+from diptych.tasks.retrieval_base import RankingTask
 from diptych.tasks.retrieval_batch import BatchTexts, batch_texts, join_texts
 from diptych.tasks.retrieval_config import RetrievalConfig
 from diptych.tasks.retrieval_ranking import evaluate_retrieval
 
 
-class RetrievalTask(Task):
+class RetrievalTask(RankingTask):
     """Contrastive and matching fine-tuning, and evaluation with re-ranking."""
 
     name: ClassVar[str] = "retrieval"
     config_class: ClassVar[type[TaskConfig]] = RetrievalConfig
-    batch_fields: ClassVar[frozenset[str]] = frozenset({"images", "text_ids", "text_mask"})
     config: RetrievalConfig
 
     def __init__(self, model: VisionLanguageModel, config: RetrievalConfig, tokenizer: Tokenizer) -> None:
@@ -103,9 +103,15 @@ class RetrievalTask(Task):
         """Where the weights are."""
         return self.itc.temperature.device
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Normalise pictures [B, 3, H, W] (uint8, or float in 0..1) and embed them once for all passes."""
-        return tokens_of(embed_pictures(self.model, images, self.config.blind))
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether it has a matching head."""
+        return self.itm is not None
+
+    @property
+    def published_batches(self) -> bool:
+        """Whether a query with its candidates is one batch."""
+        return self.config.rerank_batching == "queries"
 
     def draw_passes(
         self, features: tuple[Tensor, Tensor], temperature: Tensor, texts: BatchTexts, context: StepContext
@@ -167,6 +173,24 @@ class RetrievalTask(Task):
                 "normalisation; set task.eval_final_norm=true"
             )
         return encoded.pooled_raw
+
+    def picture_features(self, encoded: Encoded) -> Tensor:
+        """Project encoded pictures to unit vectors [B, D]."""
+        return self.itc.project_visual(self.evaluation_token(encoded))
+
+    def text_features(self, encoded: Encoded) -> Tensor:
+        """Project encoded texts to unit vectors [B, D]."""
+        return self.itc.project_text(self.evaluation_token(encoded))
+
+    def pair_scores(self, fused: Fused, similarity: Tensor) -> Tensor:
+        """Score pairs [K] by the matching head, as `rerank_score` says."""
+        assert self.itm is not None
+        logits = self.itm(fused.pooled).float()
+        score: Tensor = logits[:, 1] if self.config.rerank_score == "itm" else logits[:, 1] - logits[:, 0]
+        score = score.cpu()
+        if self.config.rerank_score != "sum":
+            return score
+        return self.config.rerank_weight * score + 1 / self.itc.current_temperature().item() * similarity
 
     def evaluate(self, data: EvalData, progress: Callable[[str, int, int], None]) -> Evaluation:
         """Rank all texts for each picture and all pictures for each text of a split."""

@@ -5,10 +5,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from diptych.blocks.init import Init
-from diptych.systems.task import TaskConfig
+from diptych.tasks.retrieval_base import RankingConfig
 
 
-class RetrievalConfig(TaskConfig):
+class RetrievalConfig(RankingConfig):
     """Retrieval as published for EVE; options marked "ours" help at small sizes and are off by default."""
 
     name: Literal["retrieval"] = "retrieval"
@@ -64,9 +64,6 @@ class RetrievalConfig(TaskConfig):
         description="Added to each candidate's probability when negatives are drawn; 0 (ours): no floor.",
     )
     gate_weight: float = Field(0.001, ge=0, description="Weight of the routing balance loss.")
-    k_test: int = Field(16, ge=1, description="Candidates of each query that the matching head scores again.")
-    k_texts: int = Field(0, ge=0, description="Ours: candidate texts of a picture; 0: `k_test`.")
-    k_images: int = Field(0, ge=0, description="Ours: candidate pictures of a text; 0: `k_test`.")
     rerank_score: Literal["itm", "log_odds", "sum"] = Field(
         "itm",
         description="Score of a candidate: the matching logit (published), its log-odds, or (ours) "
@@ -78,27 +75,8 @@ class RetrievalConfig(TaskConfig):
         description="pairs: each candidate pair is scored once for both directions; queries (published): a "
         "query with its candidates is one batch, which matters only if experts drop tokens.",
     )
-    pair_batch: int = Field(
-        256,
-        ge=1,
-        description="Pairs scored at once with `rerank_batching: pairs`; a CPU takes fewer than this if they "
-        "have more than 4096 tokens.",
-    )
-    text_batch: int = Field(256, ge=1, description="Texts encoded at once in evaluation.")
-    eval_texts: Literal["distinct", "each"] = Field(
-        "distinct",
-        description="distinct: equal captions are one text, right for all their pictures; each (published): "
-        "every caption is a text of its own.",
-    )
     eval_final_norm: bool = Field(
         True, description="Evaluate on normalised tokens as trained; false: the published evaluation of EVE."
-    )
-    embedding_memory_mb: int = Field(
-        2048, ge=0, description="Embedded pictures kept for re-ranking; if they need more, pixels are kept."
-    )
-    blind: Literal["none", "image", "text"] = Field(
-        "none",
-        description="A control that sees no picture (image) or no text (text), in training and evaluation.",
     )
 
     @model_validator(mode="after")

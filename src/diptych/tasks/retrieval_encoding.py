@@ -19,9 +19,9 @@ from diptych.metrics.retrieval import Floats, Ints
 from diptych.objectives.contrastive import contrastive_logits
 from diptych.systems.task import EvalData
 from diptych.tasks.fused import visible_text
+from diptych.tasks.retrieval_base import RankingTask
 
 if TYPE_CHECKING:
-    from diptych.tasks.retrieval import RetrievalTask
     from diptych.tasks.retrieval_matching import RetrievalMatchingTask
 
 Progress = Callable[[str, int, int], None]
@@ -38,7 +38,7 @@ class Pictures:
     match_ids: list[int] = field(default_factory=list)
     captions: list[tuple[str, ...]] = field(default_factory=list)
     features: Tensor = field(default_factory=lambda: torch.empty(0))
-    """[N, D] unit vectors on the CPU."""
+    """[N, D] unit vectors on the CPU, or [N, n, D] of n parts of each picture (clips of a video)."""
     store: Tensor = field(default_factory=lambda: torch.empty(0))
     """[own, P, D] embedded pictures, or [own, 3, H, W] pixels where those would need too much memory."""
     embedded: bool = True
@@ -46,7 +46,7 @@ class Pictures:
     """Which of the N pictures this rank has encoded, and has in `store`."""
     skipped: dict[str, int] = field(default_factory=dict)
 
-    def embedding(self, task: "RetrievalTask", rows: slice | Ints) -> Tensor:
+    def embedding(self, task: RankingTask, rows: slice | Ints) -> Tensor:
         """Return embedded pictures of this rank, by their numbers among all, on the task's device."""
         if isinstance(rows, slice):
             chosen = self.store[rows.start - self.own.start : rows.stop - self.own.start]
@@ -70,28 +70,23 @@ class Texts:
     mask: Tensor
     """[M, L] bool, padding on the right"""
 
-    def rows(self, task: "RetrievalTask", chosen: slice | Tensor) -> tuple[Tensor, Tensor]:
+    def rows(self, task: RankingTask, chosen: slice | Tensor) -> tuple[Tensor, Tensor]:
         """Return ids and mask of some texts on the task's device, without the padding they all share.
 
         The published batching keeps it: there, experts may spend capacity on padding.
         """
         ids, mask = visible_text(self.ids[chosen], self.mask[chosen], task.tokenizer, task.config.blind)
-        keep = ids.shape[1] if as_published(task) else int(mask.sum(1).max())
+        keep = ids.shape[1] if task.published_batches else int(mask.sum(1).max())
         return ids[:, :keep].to(task.device), mask[:, :keep].to(task.device)
 
 
-def as_published(task: "RetrievalTask") -> bool:
-    """Whether batches are composed as in the original, on which the scores of experts that drop depend."""
-    return task.config.rerank_batching == "queries"
-
-
-def encode_pictures(task: "RetrievalTask", data: EvalData, progress: Progress) -> Pictures:
+def encode_pictures(task: RankingTask, data: EvalData, progress: Progress) -> Pictures:
     """Run over the split once; each picture is embedded once and its embedding (or its pixels) kept.
 
     Of several ranks each reads its part. With the published batches each reads everything: how the parts
     would be batched is not how the split is, and a text needs all its pictures at one place.
     """
-    source, world = (data, ALONE) if as_published(task) else (data.mine, data.world)
+    source, world = (data, ALONE) if task.published_batches else (data.mine, data.world)
     found = Pictures()
     features: list[Tensor] = []
     for batch in source.batches():
@@ -132,12 +127,12 @@ def join_pictures(found: Pictures, features: list[Tensor], world: World) -> None
     found.features = torch.cat(parts) if parts else torch.empty(0)
 
 
-def _encode_batch(task: "RetrievalTask", batch: Batch, found: Pictures, size: int, done: int) -> Tensor:
+def _encode_batch(task: RankingTask, batch: Batch, found: Pictures, size: int, done: int) -> Tensor:
     """Encode one batch, note its keys and captions, and keep what re-ranking needs; features [B, D]."""
     assert batch.images is not None  # evaluation batches hold pictures and captions
     assert batch.captions is not None
     visual = task.embed(batch.images.to(task.device))
-    if task.itm is not None:
+    if task.reads_pairs:
         if not done:
             needed = visual[0].numel() * visual.element_size() * size
             found.embedded = needed <= task.config.embedding_memory_mb * 2**20
@@ -147,11 +142,10 @@ def _encode_batch(task: "RetrievalTask", batch: Batch, found: Pictures, size: in
     found.keys += batch.keys
     found.match_ids += batch.match_ids.tolist()
     found.captions += batch.captions
-    encoded = task.model.encode_visual(visual)
-    return task.itc.project_visual(task.evaluation_token(encoded)).float().cpu()
+    return task.picture_features(task.model.encode_visual(visual)).float().cpu()
 
 
-def collect_texts(task: "RetrievalTask | RetrievalMatchingTask", pictures: Pictures, data: EvalData) -> Texts:
+def collect_texts(task: "RankingTask | RetrievalMatchingTask", pictures: Pictures, data: EvalData) -> Texts:
     """Collect the captions and work out what is right for what.
 
     A text is right for a picture if a picture of the same match id has that caption. With `eval_texts:
@@ -188,14 +182,14 @@ def _arrays(lists: list[list[int]]) -> list[Ints]:
     return [np.asarray(indices, dtype=np.int64) for indices in lists]
 
 
-def encode_texts(task: "RetrievalTask", texts: Texts, progress: Progress, world: World = ALONE) -> Tensor:
+def encode_texts(task: RankingTask, texts: Texts, progress: Progress, world: World = ALONE) -> Tensor:
     """Return the unit vectors of all texts, [M, D] on the CPU; of several ranks each encodes a part."""
-    share = ALONE if as_published(task) else world
+    share = ALONE if task.published_batches else world
     own = share.slice_of(len(texts.texts))
     features = []
     for rows in chunks(own, task.config.text_batch):
         encoded = task.model.encode_text(*texts.rows(task, rows))
-        features.append(task.itc.project_text(task.evaluation_token(encoded)).float().cpu())
+        features.append(task.text_features(encoded).float().cpu())
         progress("texts", rows.stop - own.start, own.stop - own.start)
     return torch.cat(share.collect(features))
 
@@ -207,12 +201,12 @@ def chunks(rows: slice, size: int) -> Iterator[slice]:
 
 
 def similarities(
-    task: "RetrievalTask", pictures: Pictures, text_features: Tensor, world: World = ALONE
+    task: RankingTask, pictures: Pictures, text_features: Tensor, world: World = ALONE
 ) -> Floats:
-    """Return the cosine similarities [N, M] float32 (no temperature), bit by bit the same on all ranks."""
+    """Return the similarities [N, M] float32 (cosines without temperature), the same bits on all ranks."""
     own = world.slice_of(len(pictures.keys))
     with torch.autocast("cpu", enabled=False):
-        result: Floats = contrastive_logits(pictures.features[own], text_features, 1.0).numpy()
+        result = _cosines(pictures.features[own], text_features)
     if world.size > 1:
         part, result = result, np.zeros((len(pictures.keys), len(text_features)), np.float32)
         result[own] = part
@@ -222,6 +216,23 @@ def similarities(
             f"{int((~np.isfinite(result)).sum())} of {result.size} similarities are not finite: the weights "
             "of this model are damaged or its training diverged"
         )
+    return result
+
+
+def _cosines(features: Tensor, texts: Tensor) -> Floats:
+    """Return similarities [N, M] of pictures [N, D], or [N, n, D] in parts, and texts [M, D].
+
+    Those of parts are the logarithm of the sum of their exponentials (published for clips of a video).
+    """
+    if features.dim() == 2:
+        whole: Floats = contrastive_logits(features, texts, 1.0).numpy()
+        return whole
+    result = np.empty((len(features), len(texts)), np.float32)
+    for rows in chunks(
+        slice(0, len(features)), max(1, SENT_AT_ONCE // max(1, features.shape[1] * len(texts)))
+    ):
+        scores = torch.einsum("nkd,md->nkm", features[rows], texts)
+        result[rows] = scores.logsumexp(1).numpy()
     return result
 
 

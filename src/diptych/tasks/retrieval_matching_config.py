@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from diptych.systems.task import TaskConfig
+from diptych.tasks.retrieval_base import DUAL
 
 
 class RetrievalMatchingConfig(TaskConfig):
@@ -28,6 +29,7 @@ class RetrievalMatchingConfig(TaskConfig):
         description="Pairs scored at once in evaluation; a CPU takes fewer than this if they have more than "
         "4096 tokens.",
     )
+    dual_softmax: float = Field(0.0, ge=0, description=DUAL.format(what="scores"))
     eval_texts: Literal["distinct", "each"] = Field(
         "distinct",
         description="distinct: equal captions are one text, right for all their pictures; each: every "

@@ -63,7 +63,7 @@ def evaluate_pairs(task: "RetrievalMatchingTask", data: EvalData, progress: Prog
         "texts": len(texts.texts),
         "pairs": scores.size,
         "skipped": pictures.skipped,
-        **figures(to_text, to_image, "matching"),
+        **figures(to_text, to_image, ("matching", ""), task.config.dual_softmax),
         "cpu_seconds": round(sum(world.collect([time.process_time() - started])), 3),
     }
     return Evaluation(metrics, predictions(to_text, to_image, pictures.keys, texts.texts), experts)

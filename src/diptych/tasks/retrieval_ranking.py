@@ -7,7 +7,6 @@ matrices of similarities and of new scores, whatever k is.
 import math
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,12 +16,12 @@ from diptych.blocks.collective import ALONE, World
 from diptych.errors import RunError
 from diptych.metrics.retrieval import Cut, Floats, Ints, top_cut
 from diptych.systems.task import EvalData, Evaluation
+from diptych.tasks.retrieval_base import RankingTask
 from diptych.tasks.retrieval_encoding import (
     Pictures,
     Progress,
     Texts,
     add_up,
-    as_published,
     collect_texts,
     encode_pictures,
     encode_texts,
@@ -31,9 +30,6 @@ from diptych.tasks.retrieval_encoding import (
 from diptych.tasks.retrieval_results import Candidates, Ranking, figures, predictions
 from diptych.tasks.routing import routing_layers
 
-if TYPE_CHECKING:
-    from diptych.tasks.retrieval import RetrievalTask
-
 BATCHES_SORTED = 16
 """So many batches of pairs are sorted by the length of their texts together."""
 CPU_TOKENS = 4096
@@ -41,7 +37,7 @@ CPU_TOKENS = 4096
 
 
 @torch.no_grad()
-def evaluate_retrieval(task: "RetrievalTask", data: EvalData, progress: Progress) -> Evaluation:
+def evaluate_retrieval(task: RankingTask, data: EvalData, progress: Progress) -> Evaluation:
     """Return metrics and predictions of both directions; see `docs/evaluation.md` for the rules.
 
     Of several ranks (`data.world`) each encodes and scores its part; all return the same.
@@ -58,10 +54,10 @@ def evaluate_retrieval(task: "RetrievalTask", data: EvalData, progress: Progress
         pictures = encode_pictures(task, data, progress)
         texts = collect_texts(task, pictures, data)
         similarity = similarities(task, pictures, encode_texts(task, texts, progress, world), world)
-        if as_published(task) and not world.is_main:
+        if task.published_batches and not world.is_main:
             task.model.reset_routing()  # every rank has encoded everything
         by_image = by_text = None
-        if task.itm is not None:
+        if task.reads_pairs:
             by_image, by_text = rerank(task, pictures, texts, similarity, progress, world)
         experts = routing_layers(task.model, world)
     finally:
@@ -75,7 +71,7 @@ def evaluate_retrieval(task: "RetrievalTask", data: EvalData, progress: Progress
         "images": len(pictures.keys),
         "texts": len(texts.texts),
         "skipped": pictures.skipped,
-        **figures(to_text, to_image),
+        **figures(to_text, to_image, task.rankings, task.config.dual_softmax),
         "cpu_seconds": round(sum(world.collect([time.process_time() - started])), 3),
     }
     rows = predictions(to_text, to_image, pictures.keys, texts.texts)
@@ -83,7 +79,7 @@ def evaluate_retrieval(task: "RetrievalTask", data: EvalData, progress: Progress
 
 
 def rerank(
-    task: "RetrievalTask",
+    task: RankingTask,
     pictures: Pictures,
     texts: Texts,
     similarity: Floats,
@@ -96,10 +92,12 @@ def rerank(
         Candidates of the pictures, with scores [N, M], and of the texts, with scores [M, N].
     """
     config = task.config
-    by_image = top_cut(similarity, config.k_texts or config.k_test)
-    by_text = top_cut(similarity.T, config.k_images or config.k_test)
+    by_image, by_text = (
+        top_cut(scores, k or config.k_test or scores.shape[1])
+        for scores, k in ((similarity, config.k_texts), (similarity.T, config.k_images))
+    )
     scorer = _Scorer(task, pictures, texts, similarity, progress, world)
-    if as_published(task):
+    if task.published_batches:
         image_scores, text_scores = scorer.queries(by_image, by_text)
     else:
         image_scores = scorer.union(by_image, by_text)
@@ -113,7 +111,7 @@ class _Scorer:
 
     def __init__(
         self,
-        task: "RetrievalTask",
+        task: RankingTask,
         pictures: Pictures,
         texts: Texts,
         similarity: Floats,
@@ -122,7 +120,6 @@ class _Scorer:
     ) -> None:
         self.task, self.pictures, self.texts, self.similarity = task, pictures, texts, similarity
         self.progress, self.world = progress, world
-        self.scale = 1 / task.itc.current_temperature().item()
         self.done = self.total = 0
         """Pairs that this rank has scored, and has to."""
 
@@ -191,21 +188,15 @@ class _Scorer:
 
     def _score(self, visual: Tensor, text: Ints, similarity: Floats) -> Floats:
         """Score pairs of embedded pictures [K, P, D] and texts [K] in one pass: [K] float32."""
-        config = self.task.config
-        assert self.task.itm is not None
         fused = self.task.model.fuse(visual, *self.texts.rows(self.task, torch.from_numpy(text)))
-        logits = self.task.itm(fused.pooled).float()
-        score = logits[:, 1] if config.rerank_score == "itm" else logits[:, 1] - logits[:, 0]
+        result: Floats = self.task.pair_scores(fused, torch.from_numpy(similarity)).numpy()
         self.done += len(text)
         self.progress("re-ranking", self.done, self.total)
-        result: Floats = score.cpu().numpy()
         if not np.isfinite(result).all():
             raise RunError(
                 "matching scores are not finite: the weights of this model are damaged or its training "
                 "diverged"
             )
-        if config.rerank_score == "sum":
-            result = config.rerank_weight * result + self.scale * similarity
         return result
 
     @staticmethod

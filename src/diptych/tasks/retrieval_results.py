@@ -11,16 +11,20 @@ from typing import Any
 import numpy as np
 
 from diptych.metrics.retrieval import (
+    RECALLS,
     Cut,
     Floats,
     Ints,
     best_ranks,
     candidate_recall,
     chance,
+    dual_softmax,
     reranked_ranks,
     summarise,
 )
 
+DUAL = "_dual_softmax"
+"""Behind the name of a ranking."""
 SHOWN = 10
 """Answers listed for each query in predictions.jsonl."""
 
@@ -64,6 +68,20 @@ class Ranking:
         return reranked_ranks(self.similarity, self.candidates.cut, self.candidates.scores, self.right)
 
     @property
+    def read_all(self) -> bool:
+        """Whether every pair was read together."""
+        return self.candidates is not None and self.candidates.cut.k == self.similarity.shape[1]
+
+    def dual(self, scale: float) -> Ints:
+        """Return [Q] ranks by dual softmax of the similarities."""
+        return best_ranks(dual_softmax(self.similarity, scale), self.right)
+
+    def dual_reranked(self) -> Ints:
+        """Return [Q] ranks by dual softmax of the scores of pairs; all of them were read together."""
+        assert self.candidates is not None
+        return best_ranks(dual_softmax(self.candidates.scores), self.right)
+
+    @property
     def headline(self) -> Ints:
         """[Q] ranks that count: re-ranked where there is a matching head."""
         return self.contrastive if self.candidates is None else self.reranked
@@ -93,23 +111,30 @@ class Ranking:
         return [(int(index[o]), float(scores[o]), bool(right[o])) for o in order]
 
 
-def figures(to_text: Ranking, to_image: Ranking, name: str = "contrastive") -> dict[str, Any]:
+def figures(
+    to_text: Ranking,
+    to_image: Ranking,
+    names: tuple[str, str] = ("contrastive", "reranked"),
+    dual: float = 0.0,
+) -> dict[str, Any]:
     """Return `headline`, `scores`, `candidates` and `chance` of metrics.json.
 
     Args:
         to_text: ranking of the texts of each picture.
         to_image: of the pictures of each text.
-        name: what the similarities are.
+        names: what the similarities are, and the scores of pairs that were read together.
+        dual: factor on similarities for rankings by dual softmax; 0: none. Pairs that were read together are
+            ranked so where all of them were.
     """
-
-    def both(compute: Callable[[Ranking], Any]) -> dict[str, Any]:
-        return {"image_to_text": compute(to_text), "text_to_image": compute(to_image)}
-
-    scores = {name: both(lambda r: summarise(r.contrastive[r.answerable]))}
-    result: dict[str, Any] = {"headline": name, "scores": scores}
+    scores = {names[0]: _both(to_text, to_image, lambda r: r.contrastive)}
+    result: dict[str, Any] = {"headline": names[0], "scores": scores}
+    if dual:
+        scores[f"{names[0]}{DUAL}"] = _both(to_text, to_image, lambda r: r.dual(dual))
     if to_text.candidates is not None and to_image.candidates is not None:
-        scores["reranked"] = both(lambda r: summarise(r.reranked[r.answerable]))
-        result["headline"] = "reranked"
+        scores[names[1]] = _both(to_text, to_image, lambda r: r.reranked)
+        if dual and to_text.read_all and to_image.read_all:
+            scores[f"{names[1]}{DUAL}"] = _both(to_text, to_image, Ranking.dual_reranked)
+        result["headline"] = names[1]
         texts, images = to_text.candidates.cut.k, to_image.candidates.cut.k
         result["candidates"] = {
             "k": max(texts, images),
@@ -119,9 +144,18 @@ def figures(to_text: Ranking, to_image: Ranking, name: str = "contrastive") -> d
             "image_to_text_recall": to_text.candidate_recall(),
             "text_to_image_recall": to_image.candidate_recall(),
         }
-    result["queries"] = both(lambda r: len(r.answerable))
-    result["chance"] = both(Ranking.chance)
+    result["queries"] = {"image_to_text": len(to_text.answerable), "text_to_image": len(to_image.answerable)}
+    result["chance"] = {"image_to_text": to_text.chance(), "text_to_image": to_image.chance()}
     return result
+
+
+def _both(to_text: Ranking, to_image: Ranking, ranks: Callable[[Ranking], Ints]) -> dict[str, Any]:
+    """Return recalls, their mean, and the median rank of both directions."""
+    found = {}
+    for name, ranking in (("image_to_text", to_text), ("text_to_image", to_image)):
+        summary = summarise(ranks(ranking)[ranking.answerable])
+        found[name] = {**summary, "mean_recall": float(np.mean([summary[f"R@{k}"] for k in RECALLS]))}
+    return found
 
 
 def predictions(
