@@ -33,6 +33,9 @@ class Encoded:
     """Auxiliary scalars to be added to the loss under their names (the routing balance loss)."""
     pooled_raw: Tensor | None = None
     """[B, D]: `pooled` before the final normalisation, which the published evaluation of EVE reads."""
+    parts: Tensor | None = None
+    """[B, n, D] float32: unit vectors of the parts of a picture (clips of a video), to be compared with
+    `pooled` of texts; from models that are `aligned`."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,9 @@ class VisionLanguageModel(nn.Module):
     text_spec: TextSpec
     heads: int = 0
     """Attention heads, which heads of tasks may copy; 0: no such number."""
+    aligned: ClassVar[bool] = False
+    """Whether pictures and texts have features in one space without a head: `Encoded.parts` of pictures and
+    `pooled` of texts."""
 
     def embed_visual(self, images: Tensor, sizes: Tensor | None = None) -> Tensor | Visual:
         """Turn normalised pictures [B, 3, H, W] into input tokens [B, P, D].

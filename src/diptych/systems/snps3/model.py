@@ -35,6 +35,7 @@ class SnpS3Model(VisionLanguageModel):
     capabilities: ClassVar[frozenset[str]] = frozenset(
         {"embed_visual", "encode_visual", "encode_text", "fuse"}
     )
+    aligned: ClassVar[bool] = True
 
     def __init__(self, config: SnpS3Config) -> None:
         super().__init__()
@@ -67,10 +68,10 @@ class SnpS3Model(VisionLanguageModel):
         return self.see(images).tokens
 
     def encode_visual(self, visual: Tensor | Visual) -> Encoded:
-        """Return clip tokens [B, n, D] and their mean as `pooled`."""
+        """Return clip tokens [B, n, D], their mean as `pooled`, their features [B, n, D] as `parts`."""
         tokens = self._clip_tokens(visual)
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        return Encoded(tokens, tokens.mean(1), mask)
+        return Encoded(tokens, tokens.mean(1), mask, parts=self.visual.features(tokens))
 
     def _clip_tokens(self, visual: Tensor | Visual) -> Tensor:
         given = tokens_of(visual)
