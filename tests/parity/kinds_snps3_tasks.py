@@ -5,7 +5,9 @@ from tests.parity.runner import Case, Comparison, exact, loss, output
 from tests.parity.snps3_common import fill, frames_of, gradients, system_config, texts_of
 from torch import Tensor, nn
 
+from diptych.objectives.matching import MatchingHead
 from diptych.objectives.milnce import diagonal_ranks, mean_cross_entropy
+from diptych.objectives.mlm import MaskedTextHead
 from diptych.objectives.pair_scores import PairScorer, hard_weights, mine_hard
 from diptych.systems.snps3.heads import (
     Momentum,
@@ -14,7 +16,7 @@ from diptych.systems.snps3.heads import (
     second_level,
 )
 from diptych.systems.snps3.model import SnpS3Model
-from diptych.systems.snps3.objectives import IGNORED, Given, PretrainHeads
+from diptych.systems.snps3.objectives import IGNORED, Given, Heads, Parts, Wanted, pretraining_losses
 
 MASK = 103
 LOSSES = {
@@ -35,22 +37,17 @@ class Pretraining(nn.Module):
     def __init__(self, case: Case) -> None:
         super().__init__()
         self.model = SnpS3Model(system_config(case.meta["config"]))
-        moco, momentum = case.meta.get("moco"), None
-        if moco:
-            momentum = Momentum(self.model, moco["K"], moco["momentum"], moco["T"])
-        heads = PretrainHeads(self.model, momentum, dropout=0.0)
-        self.match, self.mlm, self.text_mlm, self.itm, self.moco = (
-            heads.match,
-            heads.mlm,
-            heads.text_mlm,
-            heads.itm,
-            heads.moco,
-        )
-        self._heads = [heads]
+        width, vocab = self.model.width, self.model.text_spec.vocab_size
+        self.match = PairScorer(width, dropout=0.0)
+        self.mlm, self.text_mlm = MaskedTextHead(width, vocab), MaskedTextHead(width, vocab)
+        self.itm = MatchingHead(width)
+        self.moco: Momentum | None = None
+        if moco := case.meta.get("moco"):
+            self.moco = Momentum(self.model, moco["K"], moco["momentum"], moco["T"])
 
     @property
-    def heads(self) -> PretrainHeads:
-        return self._heads[0]
+    def heads(self) -> Heads:
+        return Heads(self.match, self.mlm, self.text_mlm, self.itm, self.moco)
 
 
 def _given(case: Case) -> Given:
@@ -94,10 +91,11 @@ def check_pretraining(case: Case) -> list[Comparison]:
     fill(net, case)
     training = case.meta["mode"] != "eval"
     net.train(training)
-    net.heads.train(training)
     stage = case.meta["vwm"]["stage"]
     levels = ("before", "after") if stage == "both" else (stage,)
-    found = net.heads(net.model, _given(case), levels)
+    names = {"level1", "level2", "mlm", "text_mlm", "itm", *(f"lvwm_{level}" for level in levels)}
+    wanted = Wanted(frozenset(names))
+    found = pretraining_losses(net.model, net.heads, _given(case), wanted, training=training)
     done = [
         loss(theirs, found.losses[ours], given[f"out.loss.{theirs}"])
         for theirs, ours in LOSSES.items()
@@ -107,9 +105,10 @@ def check_pretraining(case: Case) -> list[Comparison]:
     done.append(loss("total", total, given["out.total_loss"]))
     for theirs, ours in SCORES.items():
         if f"out.{theirs}_simi" in given:
-            done.append(output(f"{ours} scores", found.scores[ours], given[f"out.{theirs}_simi"]))
-            done += _recalls(theirs, found.scores[ours], given)
-    done += _words_and_pairs(found.logits, found.targets, given)
+            (scores,) = found.scores[ours]
+            done.append(output(f"{ours} scores", scores, given[f"out.{theirs}_simi"]))
+            done += _recalls(theirs, scores, given)
+    done += _words_and_pairs(net, found, given)
     total.backward()
     done += gradients(case, net, net.model.config.encoder)
     return done + _momentum(net, given)
@@ -128,18 +127,18 @@ def _recalls(name: str, scores: Tensor, given: dict[str, Tensor]) -> list[Compar
     return done
 
 
-def _words_and_pairs(
-    logits: dict[str, Tensor], targets: Tensor | None, given: dict[str, Tensor]
-) -> list[Comparison]:
-    assert targets is not None
+def _words_and_pairs(net: Pretraining, found: Parts, given: dict[str, Tensor]) -> list[Comparison]:
+    assert found.targets is not None
     done = []
-    asked = targets != IGNORED
+    asked = found.targets != IGNORED
+    table = net.model.text.words.weight
     for ours, theirs in {"mlm": "masked_lm", "text_mlm": "masked_lm_text_encoder"}.items():
-        if f"out.logits_{theirs}_loss" in given:
-            done.append(output(f"{ours} logits", logits[ours], given[f"out.logits_{theirs}_loss"]))
-        right = (logits[ours].argmax(-1) == targets)[asked].float().mean()
+        if f"out.logits_{theirs}_loss" in given:  # recorded of all words; ours are of the hidden ones
+            every = getattr(net, ours)(found.states[ours], table)
+            done.append(output(f"{ours} logits", every, given[f"out.logits_{theirs}_loss"]))
+        right = (found.logits[ours].argmax(-1) == found.targets[asked]).float().mean()
         done.append(loss(f"{ours} accuracy", right, given[f"out.metric.{theirs}_acc"]))
-    pairs = logits["itm"]
+    pairs = found.logits["itm"]
     labels = torch.arange(len(pairs)) < len(pairs) // 2
     done.append(loss("itm accuracy", (pairs.argmax(1) == labels).float().mean(), given["out.metric.itm_acc"]))
     return done
