@@ -23,6 +23,17 @@ def embed_pictures(
 ) -> Tensor | Visual:
     """Normalise pictures [B, 3, H, W] (uint8, or float in 0..1); embed them, where the model can.
 
+    Args and errors as `normal_pictures`.
+    """
+    pixels = normal_pictures(model, images, blind, sizes)
+    return model.embed_visual(pixels, sizes) if "embed_visual" in model.capabilities else pixels
+
+
+def normal_pictures(
+    model: VisionLanguageModel, images: Tensor, blind: Blind = "none", sizes: Tensor | None = None
+) -> Tensor:
+    """Normalise pictures [B, 3, H, W] (uint8, or float in 0..1) as the model wants them.
+
     Args:
         model: the system's.
         images: the pictures.
@@ -43,7 +54,7 @@ def embed_pictures(
         pixels = torch.zeros_like(pixels)
     elif sizes is not None:
         pixels = blank_outside(pixels, sizes)
-    return model.embed_visual(pixels, sizes) if "embed_visual" in model.capabilities else pixels
+    return pixels
 
 
 def visible_text(ids: Tensor, mask: Tensor, tokenizer: Tokenizer, blind: Blind) -> tuple[Tensor, Tensor]:
