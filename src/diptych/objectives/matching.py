@@ -164,14 +164,15 @@ def matching_passes(images: Tensor, texts: Tensor, negatives: Negatives) -> list
     ]
 
 
-def draw_others(match_ids: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+def draw_others(match_ids: Tensor, share: Tensor, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return for each sample others that do not match it [B, K] int64, and whether there are any [B, 1] bool.
 
     Args:
         match_ids: [B] int64; equal ones match.
         share: [B, K] in 0..1: where among those that do not match it, in their order, the drawn one stands.
+        among: [A] int64, match ids of the samples to draw from; None: the B samples.
     """
-    other = match_ids[:, None] != match_ids[None]  # [B, B]
+    other = match_ids[:, None] != (match_ids if among is None else among)[None]  # [B, A]
     numbers = other.sum(1, keepdim=True)
     nth = (share * numbers).long().clamp(max=(numbers - 1).clamp(min=0))
     order = other.long().cumsum(1)

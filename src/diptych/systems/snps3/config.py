@@ -19,6 +19,17 @@ class SnpS3Config(SystemConfig):
 
     name: Literal["snps3"] = "snps3"
     image_size: int = Field(224, ge=32, description="Side of the frames in pixels.")
+    sizes: Literal["square", "any"] = Field(
+        "square",
+        description="`any`: frames keep their shape, padded to a common one (`data.image.resize=fit`), "
+        "as published for PVT and ResNet.",
+    )
+    mask: Literal["exact", "published"] = Field(
+        "exact",
+        description="`sizes=any`: which cells of the map count as padding: all outside of the picture; or, "
+        "`published`, only those beyond it in both directions, so that what is narrower alone has padding "
+        "averaged in.",
+    )
     frames: int = Field(4, ge=1, description="Frames of a clip, each a token of the joint encoder.")
     encoder: Literal["swin", "pvt", "resnet"] = Field(
         "swin",

@@ -22,6 +22,8 @@ from diptych.systems.protocol import (
 from diptych.systems.snps3.config import MEAN, STD, SnpS3Config
 from diptych.systems.snps3.visual import Clips, VisualTower
 
+STRIDE = 32
+"""Pixels along the side of a cell, for every encoder."""
 _CLIP = 1
 """Type of clip tokens; words have type 0."""
 
@@ -41,9 +43,12 @@ class SnpS3Model(VisionLanguageModel):
         super().__init__()
         self.config = config
         self.width, self.heads = config.width, config.heads
-        self.image_spec = ImageSpec(config.image_size, MEAN, STD, tokens=config.frames)
         self.text_spec = TextSpec(config.max_text_tokens, config.vocab_size)
         self.visual = VisualTower(config)
+        size = 0 if config.sizes == "any" else config.image_size
+        self.image_spec = ImageSpec(
+            size, MEAN, STD, tokens=config.frames, sizes=config.sizes, multiple=STRIDE
+        )
         self.text = BertEmbedding(config.vocab_size, config.max_text_tokens, 2, config.width, config.dropout)
         self.layers = nn.ModuleList(
             BertLayer(config.width, config.heads, config.hidden, config.dropout, config.attention_dropout)
@@ -64,8 +69,26 @@ class SnpS3Model(VisionLanguageModel):
         return seen
 
     def embed_visual(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
-        """Turn normalised frames [B, N, 3, H, W], or pictures, into clip tokens [B, N, D]."""
-        return self.see(images).tokens
+        """Turn normalised frames [B, N, 3, H, W], or pictures, into clip tokens [B, N, D].
+
+        Args:
+            images: those of other shapes than the frame are padded at the bottom and on the right with zeros.
+            sizes: [B, 2] or [B, N, 2] int64, height and width of the pictures; None: all fill the frame.
+        """
+        frames = images if images.dim() == 5 else images[:, None]
+        if sizes is None:
+            return self.see(frames).tokens
+        each = sizes if sizes.dim() == 3 else sizes[:, None].expand(-1, frames.shape[1], -1)
+        H, W = frames.shape[3:]
+        padding = self.padding(each.flatten(0, 1), H, W).view(*frames.shape[:2], H, W)
+        return self.see(frames, padding).tokens
+
+    def padding(self, sizes: Tensor, height: int, width: int) -> Tensor:
+        """Return which pixels [R, height, width] of padded pictures of `sizes` [R, 2] count as padding."""
+        rows = torch.arange(height, device=sizes.device) >= sizes[:, :1]
+        columns = torch.arange(width, device=sizes.device) >= sizes[:, 1:]
+        below, beside = rows[:, :, None], columns[:, None]
+        return below & beside if self.config.mask == "published" else below | beside
 
     def encode_visual(self, visual: Tensor | Visual) -> Encoded:
         """Return clip tokens [B, n, D], their mean as `pooled`, their features [B, n, D] as `parts`."""

@@ -133,10 +133,11 @@ class _Batch:
         given, tokens = self.given, self.seen.tokens
         words = self.model.text(given.shown)
         losses, blocks = [], []
-        for some in torch.arange(len(words), device=words.device).split(self.wanted.group or len(words)):
+        group = self.wanted.group or len(words)
+        for start in range(0, len(words), group):
+            some = slice(start, start + group)
             scores = joint_scores(self.model, self.heads.match, words[some], given.mask[some], tokens[some])
-            level = second_level(scores)
-            losses.append(level.loss * len(some))
+            losses.append(second_level(scores).loss * len(scores))
             blocks.append(scores.detach())
         self.parts.losses["level2"] = self.world.mean(torch.stack(losses).sum(), len(words))
         self.parts.scores["level2"] = tuple(blocks)
