@@ -6,6 +6,7 @@ TASKS: dict[str, str] = {
     "nlvr": "diptych.tasks.nlvr:NlvrTask",
     "retrieval": "diptych.tasks.retrieval:RetrievalTask",
     "retrieval_matching": "diptych.tasks.retrieval_matching:RetrievalMatchingTask",
+    "snps3_pretrain": "diptych.systems.snps3.pretrain:SnpS3PretrainTask",
     "soho_pretrain": "diptych.systems.soho.pretrain:SohoPretrainTask",
     "vqa": "diptych.tasks.vqa:VqaTask",
 }
