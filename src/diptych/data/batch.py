@@ -27,9 +27,10 @@ class Batch:
     """[B, 2] int64: height and width of each picture inside a frame that is padded at the bottom and on the
     right ([B, 2, 2] for two pictures); None: every picture fills its frame."""
     texts: list[str] | None = None
-    """The caption chosen for each sample."""
+    """The caption chosen for each sample; the question of a choice, which may be empty."""
     text_ids: Tensor | None = None
-    """[B, L] int64, padded on the right; [B, G, L] with G captions a picture (`data.text.per_picture`)."""
+    """[B, L] int64, padded on the right; [B, G, L] with G captions a picture (`data.text.per_picture`) or the
+    G = 5 options of a choice, each behind its question (`data.examples = choices`)."""
     text_mask: Tensor | None = None
     """[B, L] or [B, G, L] bool, True at real tokens."""
     packed: "PackedTexts | None" = None
@@ -44,8 +45,9 @@ class Batch:
     skipped: dict[str, int] = field(default_factory=dict)
     """Samples left out of this batch, by cause."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Fields of particular tasks, one value a sample. `questions` or `statements`: the entry of each row of
-    that kind as the dataset has it, with answers or label (`data.examples`)."""
+    """Fields of particular tasks, one value a sample. `questions`, `statements` or `choices`: the entry of
+    each row of that kind as the dataset has it, with answers, label or the place of the right option
+    (`data.examples`)."""
 
     def __len__(self) -> int:
         return len(self.keys)

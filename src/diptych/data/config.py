@@ -331,7 +331,7 @@ class AugmentConfig(Section):
         return bool(self.random_background or (self.moves and self.outside == "background"))
 
 
-Examples = Literal["samples", "captions", "questions", "statements"]
+Examples = Literal["samples", "captions", "questions", "statements", "choices"]
 EVALUATED_AS = {"captions": "samples"}
 """What rows of training are for tasks and in an evaluation, where that is not the same."""
 
@@ -390,7 +390,8 @@ class DataConfig(Section):
     examples: Examples = Field(
         "samples",
         description="What a row of a batch is: a sample; one of its `captions` (evaluation: a sample); "
-        "one of its `questions`; or one of its `statements`, with two pictures.",
+        "one of its `questions`; one of its `statements`, with two pictures; or one of its `choices`, with "
+        "five texts.",
     )
     sources: dict[str, SourceConfig] = Field(
         {}, description="Datasets to mix, by names of your choice; none: `data.path` alone."
@@ -409,6 +410,22 @@ class DataConfig(Section):
             raise ValueError(
                 f"sources: rows of statements have two pictures and do not mix with others ({kinds}); "
                 "set examples = statements for all of them, or for none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _same_texts(self) -> Self:
+        kinds = {name: source.examples or self.examples for name, source in self.sources.items()}
+        found = set(kinds.values()) or {self.examples}
+        if len(found) > 1 and "choices" in found:
+            raise ValueError(
+                f"sources: rows of choices have five texts and do not mix with others ({kinds}); set "
+                "examples = choices for all of them, or for none"
+            )
+        if "choices" in found and (self.loader.pack or self.text.per_picture > 1):
+            raise ValueError(
+                f"examples = choices: rows have five texts each; loader.pack = {self.loader.pack} and "
+                f"text.per_picture = {self.text.per_picture} do not go with them; set false and 1"
             )
         return self
 

@@ -1,6 +1,7 @@
-"""Captions, questions or statements about pictures, one row each, in place of samples.
+"""Captions, questions, statements or choices about pictures, one row each, in place of samples.
 
-A sample's JSON lists them under `captions`, `questions` or `statements`; the index says how many there are.
+A sample's JSON lists them under `captions`, `questions`, `statements` or `choices`; the index says how many
+there are.
 N samples, M rows.
 """
 
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-TEXT = {"questions": "question", "statements": "statement"}
-"""Kind of rows -> the field of an entry that is the row's text."""
+TEXT = {"questions": "question", "statements": "statement", "choices": "question"}
+"""Kind of rows -> the field of an entry that is the row's text; of choices it may be empty."""
+OPTIONS = 5
+"""Texts that a choice offers."""
 PARTNER = "pair_other"
 """Fact (and column) of a sample: key of the sample whose picture its statements are about, too."""
 SIDE = "pair_side"
@@ -56,13 +59,13 @@ def expand(samples: Selection, kind: str) -> Selection:
 class Examples(Selection):
     """The entries of selected samples, sample after sample. Memory: 8 bytes a sample.
 
-    A row is read as its sample with the entry's text as the only caption, and the entry (a question or
-    statement) alone in `meta[kind]`. Rows of statements have two pictures, `0.<extension>` and
-    `1.<extension>`: those of the sample in the order of their names, or its picture and that of its partner
-    (`meta.pair_other`), which need not be selected.
+    A row is read as its sample with the entry's text as the only caption, and the entry (a question,
+    statement or choice) alone in `meta[kind]`. The captions of a choice are its options (`option_texts`). Rows of
+    statements have two pictures, `0.<extension>` and `1.<extension>`: those of the sample in the order of
+    their names, or its picture and that of its partner (`meta.pair_other`), which need not be selected.
 
     Attributes:
-        kind: `captions`, `questions` or `statements`.
+        kind: `captions`, `questions`, `statements` or `choices`.
     """
 
     def __init__(self, samples: Selection, kind: str) -> None:
@@ -114,7 +117,7 @@ class Examples(Selection):
 
         Raises:
             IndexError: `i` is not in 0..M-1.
-            DataError: the sample (or its partner) is damaged, or the entry is no question or statement.
+            DataError: the sample (or its partner) is damaged, or the entry is not of the kind.
             RemoteError: the place it comes from cannot be reached.
         """
         number, entry = self._find(i)
@@ -122,15 +125,17 @@ class Examples(Selection):
         if self.kind == "captions":
             return replace(sample, captions=(sample.captions[entry],))
         found = sample.meta[self.kind][entry]
-        text = found.get(TEXT[self.kind]) if isinstance(found, dict) else None
-        if not isinstance(text, str):
-            raise DataError(
-                f"{self.address(i)}: sample '{sample.key}': entry {entry} of `{self.kind}` has no text "
-                f"'{TEXT[self.kind]}': {json.dumps(found, ensure_ascii=False)[:100]}"
-            )
+        texts = _texts(found, self.kind)
+        if not texts:
+            wanted = f"no text '{TEXT[self.kind]}'"
+            if self.kind == "choices":
+                wanted = f"no {OPTIONS} texts in `options`, or no place of the right one (from 0) in `answer`"
+            shown = json.dumps(found, ensure_ascii=False)[:100]
+            where = f"{self.address(i)}: sample '{sample.key}': entry {entry} of `{self.kind}`"
+            raise DataError(f"{where} has {wanted}: {shown}")
         media = self._two_pictures(sample, number) if self.kind == "statements" else sample.media
         meta = {name: value for name, value in sample.meta.items() if name not in COUNTED}
-        return Sample(sample.key, media, (text,), sample.match_id, sample.split, {**meta, self.kind: [found]})
+        return Sample(sample.key, media, texts, sample.match_id, sample.split, {**meta, self.kind: [found]})
 
     def _two_pictures(self, sample: Sample, number: int) -> dict[str, bytes]:
         own = _pictures(sample)
@@ -191,7 +196,7 @@ class Examples(Selection):
 
         def make(out: Path) -> None:
             rows = (entry for entries in all_entries(self.samples, self.kind) for entry in entries)
-            letters = (len(_text(entry, self.kind)) for entry in rows)
+            letters = (sum(map(len, _texts(entry, self.kind))) for entry in rows)
             with out.open("wb") as file:
                 np.save(file, np.fromiter(letters, dtype=np.int32, count=len(self)))
 
@@ -227,8 +232,28 @@ def _pictures(sample: Sample) -> list[tuple[str, bytes]]:
     return [(name, sample.media[name]) for name in sorted(sample.media) if is_picture(name)]
 
 
-def _text(entry: Any, kind: str) -> str:
-    return str(entry if kind == "captions" else entry.get(TEXT[kind], "") if isinstance(entry, dict) else "")
+def option_texts(choice: Any) -> tuple[str, ...]:
+    """Return the texts to choose from, each behind the question if there is one; empty: it is no choice.
+
+    A choice is an object with `OPTIONS` texts in `options`, the place of the right one (from 0) in `answer`
+    (it may be missing or null, where owners keep it back) and, perhaps, a `question`.
+    """
+    match choice:
+        case {"options": [*options]} if len(options) == OPTIONS and all(isinstance(o, str) for o in options):
+            question, answer = choice.get("question", ""), choice.get("answer")
+            if not isinstance(question, str) or not (answer is None or answer in range(OPTIONS)):
+                return ()
+            return tuple(f"{question} {option}".strip() for option in options)
+        case _:
+            return ()
+
+
+def _texts(entry: Any, kind: str) -> tuple[str, ...]:
+    """Return the texts that a row shows; empty: the entry is of another kind."""
+    if kind == "choices":
+        return option_texts(entry)
+    text = entry if kind == "captions" else entry.get(TEXT[kind]) if isinstance(entry, dict) else None
+    return (text,) if isinstance(text, str) else ()
 
 
 def _counts(samples: Selection, kind: str) -> NDArray[Any]:

@@ -27,7 +27,7 @@ PICTURES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff",
 """Endings of fields that are pictures: their header tells the size."""
 OWN_FIELDS = frozenset({"captions", "match_id", "meta"})
 """Keys that a sidecar JSON has when Diptych wrote it."""
-COUNTED = ("questions", "statements")
+COUNTED = ("questions", "statements", "choices")
 """Lists in `Sample.meta` whose lengths are columns; `data.examples` makes a row of each entry."""
 
 ALL = "all"

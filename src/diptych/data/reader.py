@@ -13,6 +13,7 @@ from diptych.data.batch import Batch
 from diptych.data.cache import Originals, PictureTable
 from diptych.data.config import DataConfig
 from diptych.data.decode import JpegDecoder, Pixels
+from diptych.data.examples import OPTIONS
 from diptych.data.fit import frame_side, padded
 from diptych.data.image import (
     CROP_DRAWS,
@@ -57,7 +58,7 @@ class Texts:
     captions: tuple[str, ...]
     """Cleaned, none empty."""
     entry: dict[str, Any] | None = None
-    """The question or statement that the row is."""
+    """The question, statement or choice that the row is."""
     ids: dict[int, list[int]] = field(default_factory=dict)
     """Caption number -> token ids, filled as they are asked for."""
 
@@ -76,7 +77,7 @@ class Piece:
     captions: list[tuple[str, ...]] = field(default_factory=list)
     """All captions of each (evaluation)."""
     entries: list[dict[str, Any] | None] = field(default_factory=list)
-    """The question or statement of each; None for samples."""
+    """The question, statement or choice of each; None for samples."""
     sizes: list[list[tuple[int, int]]] = field(default_factory=list)
     """Height and width of the picture(s) of each in their frames; empty where all fill them."""
     bad: list[Bad] = field(default_factory=list)
@@ -134,6 +135,12 @@ class SampleReader:
         pair = [selection.kind == "statements" for selection in sources]
         if any(pair) and not all(pair):
             raise ConfigError("data.sources: rows with one picture and rows with two do not mix in a run")
+        offers = [selection.kind == "choices" for selection in sources]
+        if any(offers) and not all(offers):
+            raise ConfigError("data.sources: rows with one text and rows of choices do not mix in a run")
+        self._offers = any(offers)
+        self._told = OPTIONS if self._offers else config.text.per_picture if training else 1
+        """Texts of a row in a batch."""
         self._pictures = 2 if any(pair) else 1
         shape = (size, size, channels) if self._pictures == 1 else (self._pictures, size, size, channels)
         total = sum(map(len, sources))
@@ -210,14 +217,19 @@ class SampleReader:
         caption = chosen[0]
         piece.keys.append(texts.key)
         piece.match_ids.append(texts.match_id)
-        piece.texts.append(texts.captions[caption] if texts.captions else "")
+        if self._offers and texts.entry is not None:
+            piece.texts.append(str(texts.entry.get("question", "")))
+        else:
+            piece.texts.append(texts.captions[caption] if texts.captions else "")
         piece.entries.append(texts.entry)
         if not self._training:
             piece.captions.append(texts.captions)
         return chosen
 
     def _choose(self, count: int, draw: float) -> list[int]:
-        """Return which of `count` captions a batch shows, one or, in training, `text.per_picture`."""
+        """Return which of `count` captions a batch shows: one, in training `text.per_picture`; all options."""
+        if self._offers:
+            return list(range(count))
         random = self._training and self._config.text.pick == "random"
         wanted = self._config.text.per_picture if self._training else 1
         if wanted == 1 or not count:
@@ -252,8 +264,8 @@ class SampleReader:
             longest = max(map(len, piece.sequences), default=0)
             length = longest if text.padding == "longest" else text.max_tokens
             ids, mask = self._tokenizer.pad(piece.sequences, length)
-            if self._training and text.per_picture > 1:
-                rows = (len(piece.keys), text.per_picture, -1)
+            if self._told > 1:
+                rows = (len(piece.keys), self._told, ids.shape[-1])
                 ids, mask = ids.view(rows), mask.view(rows)
             if drawn.packs is not None:
                 from diptych.data.packing import pack_texts
@@ -440,9 +452,11 @@ class _Source:
                 captions.append(clean(caption, rules.clean, rules.max_words))
             except DataError as error:
                 problem = error
+        kind = self.selection.kind
+        if problem is not None and kind == "choices":
+            raise problem  # an option less, and the place of the right one is another
         if not captions and self._needs_text:
             raise problem or DataError("it has no caption")
-        kind = self.selection.kind
         entry = sample.meta[kind][0] if kind in COUNTED else None
         return Texts(sample.key, match_number(sample), tuple(captions), entry)
 
