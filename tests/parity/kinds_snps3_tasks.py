@@ -1,22 +1,34 @@
 """Kinds `pretrain_eval`, `pretrain_train`, `retrieval`, `mc_qa` and `qa_classification` of SNP-S3."""
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from tests.parity.runner import Case, Comparison, exact, loss, output
 from tests.parity.snps3_common import fill, frames_of, gradients, system_config, texts_of
 from torch import Tensor, nn
 
+from diptych.blocks.collective import ALONE, Joiner
+from diptych.data.batch import Batch
+from diptych.data.draws import Draws
 from diptych.objectives.matching import MatchingHead
-from diptych.objectives.milnce import diagonal_ranks, mean_cross_entropy
+from diptych.objectives.milnce import diagonal_ranks
 from diptych.objectives.mlm import MaskedTextHead
-from diptych.objectives.pair_scores import PairScorer, hard_weights, mine_hard
+from diptych.objectives.pair_scores import PairScorer, hard_weights
 from diptych.systems.snps3.heads import (
     Momentum,
     first_level,
-    joint_scores,
     second_level,
 )
 from diptych.systems.snps3.model import SnpS3Model
 from diptych.systems.snps3.objectives import IGNORED, Given, Heads, Parts, Wanted, pretraining_losses
+from diptych.systems.task import StepContext
+from diptych.tasks.multiple_choice import MultipleChoiceTask
+from diptych.tasks.multiple_choice_config import MultipleChoiceConfig
+from diptych.tasks.retrieval_levels import RULES, RetrievalLevelsTask, Seen
+from diptych.tasks.retrieval_levels_config import RetrievalLevelsConfig
+from diptych.tasks.vqa import VqaTask
+from diptych.tasks.vqa_config import VqaConfig
 
 MASK = 103
 LOSSES = {
@@ -163,96 +175,115 @@ def _momentum(net: Pretraining, given: dict[str, Tensor]) -> list[Comparison]:
     return done + [output(name, value, given[name]) for name, value in recorded.items() if name in given]
 
 
-class Scored(nn.Module):
-    """The network and the head of pairs."""
-
-    def __init__(self, case: Case) -> None:
-        super().__init__()
-        self.model = SnpS3Model(system_config(case.meta["config"]))
-        self.match = PairScorer(self.model.width, dropout=0.0)
+class RecordedIds:
+    """Stands in for a tokenizer where ids are recorded."""
 
 
 def check_retrieval(case: Case) -> list[Comparison]:
-    """Score all pairs on both levels, a block of them, and pairs that were mined."""
-    net, given = Scored(case), case.tensors
-    fill(net, case)
-    model = net.model
+    """Score all pairs on both levels, a block of them, and pairs that were mined, by `retrieval_levels`."""
+    model, given = SnpS3Model(system_config(case.meta["config"])), case.tensors
+    task = RetrievalLevelsTask(model, RetrievalLevelsConfig(dropout=0.0), RecordedIds())
+    fill(task, case)
     frames, padding = frames_of(case)
     ids, mask = texts_of(case, "caption_raw_input")
-    seen = model.see(frames, padding, int(given["in.image_n_clips"][0]))
-    texts = model.encode_text(ids, mask).pooled
-    first = first_level(texts, seen.features)
-    words = model.text(ids)
-    second = second_level(joint_scores(model, net.match, words, mask, seen.tokens))
+    clips = model.see(frames, padding, int(given["in.image_n_clips"][0]))
+    texts = model.encode_text(ids, mask)
+    seen = Seen(clips.tokens, clips.features, task.text_features(texts), ids, mask)
+    parts, scores = task.losses(seen, Joiner(ALONE, len(ids), ids.device))
     done = [
-        output("level 1", first.scores, given["out.l1_simi"]),
-        output("level 2", second.scores, given["out.l2_simi"]),
-        loss("level 1", first.loss, given["out.loss.level1_similarity_loss"]),
-        loss("level 2", second.loss, given["out.loss.level2_similarity_loss"]),
+        output("level 1", scores["level1"], given["out.l1_simi"]),
+        output("level 2", scores["level2"], given["out.l2_simi"]),
+        loss("level 1", parts["level1"], given["out.loss.level1_similarity_loss"]),
+        loss("level 2", parts["level2"], given["out.loss.level2_similarity_loss"]),
     ]
     if "out.block_l1_simi" in given:
-        block = first_level(texts[:1], seen.features)
-        joint = joint_scores(model, net.match, words[:1], mask[:1], seen.tokens)
+        one = Seen(seen.visual, seen.parts, seen.texts[:1], ids[:1], mask[:1])
+        columns = torch.arange(len(ids))[None]
+        block = first_level(one.texts, one.parts)
         done += [
             output("block level 1", block.scores, given["out.block_l1_simi"]),
-            output("block level 2", joint, given["out.block_l2_simi"]),
+            output("block level 2", task.read_pairs(one, one.visual, columns), given["out.block_l2_simi"]),
             loss("block loss", block.loss, torch.zeros(())),
         ]
     for name in (n for n in given if n.startswith("out.hard_") and n.endswith("_l2_simi")):
         rule = name.removeprefix("out.hard_").removesuffix("_l2_simi")
-        chosen = mine_hard(first.scores, rule)
-        weights = hard_weights(first.scores, -100.0 if rule == "top_k" else 0.0)
-        mined = second_level(second.scores.gather(1, chosen), weights)
-        done.append(output(f"{rule} scores", mined.scores, given[name]))
-        done.append(loss(f"{rule} loss", mined.loss, given[name.replace("_simi", "_loss")]))
-    (first.loss + second.loss).backward()
-    return done + gradients(case, net, model.config.encoder)
+        ours = next(option for option, published in RULES.items() if published == rule)
+        task.config = task.config.with_(hard=ours, hard_weights=True)
+        mined = task.losses(seen, Joiner(ALONE, len(ids), ids.device))[1]["level2"]
+        # The published code rounds the scores that these weights come from.
+        weights = hard_weights(scores["level1"], -100.0 if rule == "top_k" else 0.0)
+        done.append(output(f"{rule} scores", mined, given[name]))
+        value = second_level(mined, weights).loss
+        done.append(loss(f"{rule} loss", value, given[name.replace("_simi", "_loss")]))
+    (parts["level1"] + parts["level2"]).backward()
+    return done + gradients(case, task, model.config.encoder)
+
+
+def _rows(case: Case, ids: Tensor, mask: Tensor, extra: dict[str, Any]) -> Batch:
+    """Return a batch of the frames of a case as a task takes them."""
+    numbers = torch.arange(len(ids))
+    return Batch(
+        keys=[str(number) for number in numbers.tolist()],
+        positions=numbers,
+        match_ids=numbers,
+        images=frames_of(case)[0],
+        text_ids=ids,
+        text_mask=mask,
+        extra=extra,
+    )
+
+
+class RecordedFrames(SnpS3Model):
+    """A model that takes the recorded frames, which are normalised already, with their padding."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(system_config(case.meta["config"]))
+        frames, self.recorded = frames_of(case)
+        self.image_spec = replace(
+            self.image_spec, size=frames.shape[-1], mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+        )
+
+    def embed_visual(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
+        return self.see(images, self.recorded).tokens
+
+
+def _context(size: int) -> StepContext:
+    return StepContext(1, 0.0, Draws(0, torch.arange(size)))
 
 
 def check_choice(case: Case) -> list[Comparison]:
-    """Choose among options by the head of pairs."""
-    net, given = Scored(case), case.tensors
-    fill(net, case)
-    model = net.model
-    frames, padding = frames_of(case)
+    """Choose among options by the task `multiple_choice`."""
+    model, given = RecordedFrames(case), case.tensors
+    task = MultipleChoiceTask(model, MultipleChoiceConfig(dropout=0.0), RecordedIds())
+    fill(task, case)
     ids, mask = given["in.option_input_ids"].long(), given["in.option_input_mask"].bool()
-    seen = model.see(frames, padding)
-    rows = torch.arange(len(ids)).repeat_interleave(ids.shape[1])
-    pooled = model.fuse(seen.tokens[rows], ids.flatten(0, 1), mask.flatten(0, 1)).pooled
-    logits = net.match(pooled).view(ids.shape[:2])
-    targets = given["in.targets"].long()
-    value = mean_cross_entropy(logits, targets)
+    options = [str(i) for i in range(ids.shape[1])]
+    entries = [{"options": options, "answer": answer} for answer in given["in.targets"].tolist()]
+    batch = _rows(case, ids, mask, {"choices": entries})
+    found = task.compute_loss(batch, _context(len(ids)))
     done = [
-        output("logits", logits, given["out.logits"]),
-        loss("loss", value, given["out.loss"]),
-        loss("accuracy", (logits.argmax(1) == targets).float().mean(), given["out.accuracy"]),
+        output("logits", task.logits(batch)[0], given["out.logits"]),
+        loss("loss", found.total, given["out.loss"]),
+        loss("accuracy", found.metrics["accuracy"], given["out.accuracy"]),
     ]
-    value.backward()
-    return done + gradients(case, net, model.config.encoder)
-
-
-class Answering(nn.Module):
-    """The network and a linear classifier."""
-
-    def __init__(self, case: Case) -> None:
-        super().__init__()
-        self.model = SnpS3Model(system_config(case.meta["config"]))
-        self.classifier = nn.Linear(self.model.width, case.meta["config"]["num_labels"])
+    found.total.backward()
+    return done + gradients(case, task, model.config.encoder)
 
 
 def check_answers(case: Case) -> list[Comparison]:
-    """Answer questions by choosing from a list."""
-    net, given = Answering(case), case.tensors
-    fill(net, case)
-    frames, padding = frames_of(case)
+    """Answer questions by the task `vqa` with the published head and loss."""
+    model, given = RecordedFrames(case), case.tensors
+    labels = [str(i) for i in range(case.meta["config"]["num_labels"])]
+    task = VqaTask(model, VqaConfig(head="linear", loss="softmax"), RecordedIds(), labels)
+    fill(task, case)
     ids, mask = texts_of(case, "caption_input")
-    pooled = net.model.fuse(net.model.see(frames, padding).tokens, ids, mask).pooled
-    logits = net.classifier(pooled)
-    value = mean_cross_entropy(logits, given["in.targets"].long())
+    entries = [{"question": "", "answer": str(label)} for label in given["in.targets"].tolist()]
+    batch = _rows(case, ids, mask, {"questions": entries})
     done = [
-        output("feature", pooled, given["out.out_feat"]),
-        output("logits", logits, given["out.logits"]),
-        loss("loss", value, given["out.loss"]),
+        output("feature", task.fuse(batch).pooled, given["out.out_feat"]),
+        output("logits", task.logits(batch), given["out.logits"]),
     ]
-    value.backward()
-    return done + gradients(case, net, net.model.config.encoder)
+    found = task.compute_loss(batch, _context(len(ids)))
+    done.append(loss("loss", found.total, given["out.loss"]))
+    found.total.backward()
+    return done + gradients(case, task, model.config.encoder)

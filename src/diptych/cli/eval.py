@@ -122,7 +122,8 @@ def accuracy_table(metrics: Mapping[str, Any]) -> "Table":
     table.add_column("accuracy %", justify="right")
     table.add_column(what, justify="right")
     table.add_row("all", f"{100 * metrics['accuracy']:.2f}", str(metrics["scored"]))
-    for kind, found in metrics["kinds"].items():
+    orders = {name: metrics[name] for name in ("ordered", "unordered") if name in metrics}
+    for kind, found in {**metrics["kinds"], **orders}.items():
         table.add_row(f"  {kind}", f"{100 * found['accuracy']:.2f}", str(found["count"]))
     beside = {
         "most frequent answer": metrics["chance"]["most_frequent"],

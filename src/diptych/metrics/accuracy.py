@@ -25,6 +25,29 @@ def by_kind(scores: Sequence[float], kinds: Sequence[str]) -> dict[str, dict[str
     return {kind: {"accuracy": mean(groups[kind]), "count": len(groups[kind])} for kind in sorted(groups)}
 
 
+def by_order(scores: Sequence[float], ordered: Sequence[bool | None]) -> dict[str, dict[str, Any]]:
+    """Return {`accuracy`, `count`} of the questions that need the order of events, and of the others.
+
+    Keys: `ordered` and `unordered`.
+
+    Args:
+        scores: [N], 0 to 1.
+        ordered: [N]; None where the data do not tell. Nothing is returned where they tell of none.
+    """
+    names = {True: "ordered", False: "unordered"}
+    told = [(score, names[flag]) for score, flag in zip(scores, ordered, strict=True) if flag is not None]
+    return by_kind([score for score, _ in told], [name for _, name in told])
+
+
+def shared_accuracy(scores: Sequence[float], right: int) -> float:
+    """Return whether the right one of [C] options scores best: 1, 0, or 1 / m where m share the best score.
+
+    A model that gives all options one score is right as often as a guess.
+    """
+    best = max(scores)
+    return 1 / sum(score == best for score in scores) if scores[right] == best else 0.0
+
+
 def best_constant(right: Sequence[Hashable]) -> float:
     """Return the accuracy of saying the most frequent of [N] right answers always."""
     return max(Counter(right).values(), default=0) / max(len(right), 1)

@@ -25,6 +25,19 @@ class AnswerHead(nn.Module):
         return logits.float()
 
 
+class LinearAnswerHead(nn.Module):
+    """One linear layer, as SNP-S3 has it."""
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(inputs, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn [B, inputs] into logits [B, C] float32."""
+        logits: Tensor = self.classifier(x)
+        return logits.float()
+
+
 def draw_head(*layers: nn.Linear) -> None:
     """Fill layers of a head in place as published: weights normal of std 0.02, biases 0."""
     for layer in layers:

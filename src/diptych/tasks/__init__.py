@@ -3,8 +3,10 @@
 TASKS: dict[str, str] = {
     "eve_pretrain": "diptych.systems.eve.pretrain:EvePretrainTask",
     "multi": "diptych.tasks.multi:MultiTask",
+    "multiple_choice": "diptych.tasks.multiple_choice:MultipleChoiceTask",
     "nlvr": "diptych.tasks.nlvr:NlvrTask",
     "retrieval": "diptych.tasks.retrieval:RetrievalTask",
+    "retrieval_levels": "diptych.tasks.retrieval_levels:RetrievalLevelsTask",
     "retrieval_matching": "diptych.tasks.retrieval_matching:RetrievalMatchingTask",
     "snps3_pretrain": "diptych.systems.snps3.pretrain:SnpS3PretrainTask",
     "soho_pretrain": "diptych.systems.soho.pretrain:SohoPretrainTask",

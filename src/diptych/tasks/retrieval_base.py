@@ -98,9 +98,11 @@ class RankingTask(Task):
             similarity: [K] float32 on the CPU: what their features say.
         """
 
-    def embed(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
         """Normalise pictures (uint8, or float in 0..1) and embed them once for all passes.
 
-        [B, 3, H, W], or clips [B, N, 3, H, W].
+        Args:
+            images: [B, 3, H, W], or clips [B, N, 3, H, W].
+            sizes: `Batch.image_sizes`.
         """
-        return tokens_of(embed_pictures(self.model, images, self.config.blind))
+        return tokens_of(embed_pictures(self.model, images, self.config.blind, sizes))

@@ -131,11 +131,13 @@ def _encode_batch(task: RankingTask, batch: Batch, found: Pictures, size: int, d
     """Encode one batch, note its keys and captions, and keep what re-ranking needs; features [B, D]."""
     assert batch.images is not None  # evaluation batches hold pictures and captions
     assert batch.captions is not None
-    visual = task.embed(batch.images.to(task.device))
+    sizes = None if batch.image_sizes is None else batch.image_sizes.to(task.device)
+    visual = task.embed(batch.images.to(task.device), sizes)
     if task.reads_pairs:
         if not done:
             needed = visual[0].numel() * visual.element_size() * size
-            found.embedded = needed <= task.config.embedding_memory_mb * 2**20
+            # Pictures of several shapes have no common frame to be kept in.
+            found.embedded = sizes is not None or needed <= task.config.embedding_memory_mb * 2**20
             kept = visual if found.embedded else batch.images
             found.store = torch.empty((size, *kept.shape[1:]), dtype=kept.dtype)
         found.store[done : done + len(batch)] = visual.cpu() if found.embedded else batch.images.cpu()

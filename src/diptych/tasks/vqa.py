@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from diptych.data.batch import Batch
 from diptych.data.text import Tokenizer
 from diptych.errors import UsageError
-from diptych.objectives.answers import AnswerHead, DropoutAnswerHead, answer_loss, competing_answer_loss
+from diptych.objectives.answers import (
+    AnswerHead,
+    DropoutAnswerHead,
+    LinearAnswerHead,
+    answer_loss,
+    competing_answer_loss,
+)
 from diptych.systems.protocol import Fused, VisionLanguageModel
 from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, Task, TaskConfig
 from diptych.tasks.fused import embed_pictures, visible_text
@@ -41,9 +47,11 @@ class VqaTask(Task):
     ) -> None:
         super().__init__(model, config, tokenizer)
         self.answers = Answers(answers)
-        self.vqa: AnswerHead | DropoutAnswerHead
+        self.vqa: AnswerHead | DropoutAnswerHead | LinearAnswerHead
         if config.head == "dropout":
             self.vqa = DropoutAnswerHead(model.width, 4 * model.width, len(self.answers))
+        elif config.head == "linear":
+            self.vqa = LinearAnswerHead(model.width, len(self.answers))
         else:
             self.vqa = AnswerHead(model.width, 2 * model.width, len(self.answers))
         nn.init.constant_(self.vqa.classifier.bias, config.answer_bias)

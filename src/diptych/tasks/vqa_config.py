@@ -8,7 +8,7 @@ from diptych.systems.task import TaskConfig
 
 
 class VqaConfig(TaskConfig):
-    """Question answering by choosing from a list of answers, as published for EVE and SOHO."""
+    """Question answering by choosing from a list of answers, as published for EVE, SOHO and SNP-S3."""
 
     name: Literal["vqa"] = "vqa"
     answers: str = Field(
@@ -22,15 +22,15 @@ class VqaConfig(TaskConfig):
         description="Start of the answers' biases (published: 0). A value such as -5 spares a short "
         "training the steps in which it only learns that most answers are wrong.",
     )
-    head: Literal["norm", "dropout"] = Field(
+    head: Literal["norm", "dropout", "linear"] = Field(
         "norm",
         description="norm: two layers with LayerNorm and GELU (published for EVE); dropout: with ReLU and "
-        "dropout 0.5, twice as wide (published for SOHO).",
+        "dropout 0.5, twice as wide (published for SOHO); linear: one layer (published for SNP-S3).",
     )
     loss: Literal["binary", "softmax"] = Field(
         "binary",
-        description="binary (published): every answer is right or wrong by itself; softmax (ours): they "
-        "compete.",
+        description="binary (published for EVE and SOHO): every answer is right or wrong by itself; softmax "
+        "(published for SNP-S3): they compete.",
     )
     unanswerable: Literal["skip", "count"] = Field(
         "skip",
@@ -40,6 +40,12 @@ class VqaConfig(TaskConfig):
     gate_weight: float = Field(0.001, ge=0, description="Weight of the routing balance loss.")
     add_gate_loss: bool = Field(
         False, description="Train the routing balance loss too; the published code only reports it."
+    )
+    top: int = Field(
+        5,
+        ge=1,
+        description="Answers listed for each question in predictions.jsonl; `top_accuracy` is that of the "
+        "best of them.",
     )
     blind: Literal["none", "image", "text"] = Field(
         "none", description="A control that sees no picture (image) or no question (text)."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from diptych.data.batch import Batch
 from diptych.data.vqa_answers import canonical_answer
 from diptych.errors import RunError
-from diptych.metrics.accuracy import best_constant, best_constant_by_kind, by_kind, mean
+from diptych.metrics.accuracy import best_constant, best_constant_by_kind, by_kind, by_order, mean
 from diptych.metrics.vqa import entry_accuracy, entry_answers, entry_scores
 from diptych.systems.task import EvalData, Evaluation
 from diptych.tasks.rows import collect_rows
@@ -15,9 +15,6 @@ from diptych.tasks.rows import collect_rows
 if TYPE_CHECKING:
     from diptych.tasks.vqa import VqaTask
     from diptych.tasks.vqa_answers import Answers
-
-SHOWN = 5
-"""Answers listed for each question in predictions.jsonl."""
 
 
 def evaluate_vqa(task: "VqaTask", data: EvalData, progress: Callable[[str, int, int], None]) -> Evaluation:
@@ -50,7 +47,7 @@ def _answered(task: "VqaTask", batch: Batch) -> list[dict[str, Any]]:
         raise RunError(
             "scores of answers are not finite: the weights of this model are damaged or its training diverged"
         )
-    best = scores.topk(min(SHOWN, scores.shape[1]), dim=1)
+    best = scores.topk(min(task.config.top, scores.shape[1]), dim=1)
     names, rows = task.answers.names, []
     for i, entry in enumerate(questions_of(batch)):
         top = [
@@ -65,6 +62,7 @@ def _answered(task: "VqaTask", batch: Batch) -> list[dict[str, Any]]:
                 "question_id": entry.get("question_id", f"{batch.keys[i]}/{entry.get('question', '')}"),
                 "question": entry.get("question", ""),
                 "kind": str(entry.get("kind") or ""),
+                **({"ordered": entry["ordered"]} if "ordered" in entry else {}),
                 "answer": top[0]["answer"],
                 "right": right,
                 "accuracy": entry_accuracy(top[0]["answer"], entry),
@@ -79,8 +77,9 @@ def _answered(task: "VqaTask", batch: Batch) -> list[dict[str, Any]]:
 def figures(rows: Sequence[dict[str, Any]], answers: "Answers") -> dict[str, Any]:
     """Return the figures of metrics.json; without right answers (test splits) there is no accuracy.
 
-    `reachable` is what always choosing the best answer of the list would reach; `chance` what the most
-    frequent answer of this split reaches, overall and by kind, and what a random one does.
+    `top_accuracy` is that of the best of the answers listed, `reachable` what always choosing the best answer
+    of the whole list would reach; `chance` what the most frequent answer of this split reaches, overall and
+    by kind, and what a random one does.
     """
     scored = [row for row in rows if row["accuracy"] is not None]
     if not scored:
@@ -96,6 +95,8 @@ def figures(rows: Sequence[dict[str, Any]], answers: "Answers") -> dict[str, Any
         "headline": "accuracy",
         "accuracy": mean(accuracies),
         "kinds": by_kind(accuracies, kinds),
+        **by_order(accuracies, [row.get("ordered") for row in scored]),
+        "top_accuracy": mean([max(_accuracy(said["answer"], row) for said in row["top"]) for row in scored]),
         "reachable": mean(best),
         "chance": {
             "most_frequent": best_constant(usual),

@@ -20,7 +20,17 @@ class EveSystem:
 
     name = "eve"
     config_class: type[SystemConfig] = EveConfig
-    supports = frozenset({"eve_pretrain", "nlvr", "retrieval", "retrieval_matching", "vqa"})
+    supports = frozenset(
+        {
+            "eve_pretrain",
+            "multiple_choice",
+            "nlvr",
+            "retrieval",
+            "retrieval_levels",
+            "retrieval_matching",
+            "vqa",
+        }
+    )
 
     def build(self, config: SystemConfig) -> VisionLanguageModel:
         """Build the model with fresh weights (drawn from torch's global generator)."""

@@ -20,7 +20,7 @@ _ENCODERS = ("swin.", "model.")
 _HEADS = {
     "similarity_dense.0": "match.hidden",
     "similarity_dense.2": "match.score",
-    "clf": "classifier",
+    "clf": "vqa.classifier",
     "itm_head.cls.seq_relationship": "itm.classifier",
 }
 _WORD_HEADS = {"transformer_mlm": "mlm", "text_encoder_mlm": "text_mlm"}

@@ -78,10 +78,17 @@ class SnpS3Model(VisionLanguageModel):
         frames = images if images.dim() == 5 else images[:, None]
         if sizes is None:
             return self.see(frames).tokens
-        each = sizes if sizes.dim() == 3 else sizes[:, None].expand(-1, frames.shape[1], -1)
-        H, W = frames.shape[3:]
-        padding = self.padding(each.flatten(0, 1), H, W).view(*frames.shape[:2], H, W)
-        return self.see(frames, padding).tokens
+        return self.see(frames, self.padded(frames, sizes)).tokens
+
+    def padded(self, frames: Tensor, sizes: Tensor) -> Tensor:
+        """Return which pixels of frames [B, N, 3, H, W] count as padding, [B, N, H, W] bool.
+
+        Pictures [B, 3, H, W] are one frame each; `sizes` as `embed_visual` takes them.
+        """
+        N = frames.shape[1] if frames.dim() == 5 else 1
+        H, W = frames.shape[-2:]
+        each = sizes if sizes.dim() == 3 else sizes[:, None].expand(-1, N, -1)
+        return self.padding(each.flatten(0, 1), H, W).view(-1, N, H, W)
 
     def padding(self, sizes: Tensor, height: int, width: int) -> Tensor:
         """Return which pixels [R, height, width] of padded pictures of `sizes` [R, 2] count as padding."""

@@ -17,7 +17,17 @@ class SnpS3System:
 
     name = "snps3"
     config_class: type[SystemConfig] = SnpS3Config
-    supports = frozenset({"nlvr", "retrieval", "snps3_pretrain", "vqa"})
+    supports = frozenset(
+        {
+            "multiple_choice",
+            "nlvr",
+            "retrieval",
+            "retrieval_levels",
+            "retrieval_matching",
+            "snps3_pretrain",
+            "vqa",
+        }
+    )
 
     def build(self, config: SystemConfig) -> VisionLanguageModel:
         """Build the model with fresh weights (drawn from torch's global generator)."""

@@ -18,7 +18,7 @@ class SohoSystem:
 
     name = "soho"
     config_class: type[SystemConfig] = SohoConfig
-    supports = frozenset({"soho_pretrain", "nlvr", "retrieval_matching", "vqa"})
+    supports = frozenset({"multiple_choice", "nlvr", "retrieval_matching", "soho_pretrain", "vqa"})
 
     def build(self, config: SystemConfig) -> VisionLanguageModel:
         """Build the model with fresh weights (drawn from torch's global generator)."""
