@@ -60,9 +60,10 @@ class Examples(Selection):
     """The entries of selected samples, sample after sample. Memory: 8 bytes a sample.
 
     A row is read as its sample with the entry's text as the only caption, and the entry (a question,
-    statement or choice) alone in `meta[kind]`. The captions of a choice are its options (`option_texts`). Rows of
-    statements have two pictures, `0.<extension>` and `1.<extension>`: those of the sample in the order of
-    their names, or its picture and that of its partner (`meta.pair_other`), which need not be selected.
+    statement or choice) alone in `meta[kind]`. The captions of a choice are its options (`option_texts`).
+    Rows of statements have two pictures, `0.<extension>` and `1.<extension>`: those of the sample in the
+    order of their names, or its picture and that of its partner (`meta.pair_other`), which need not be
+    selected.
 
     Attributes:
         kind: `captions`, `questions`, `statements` or `choices`.

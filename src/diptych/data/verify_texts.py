@@ -1,11 +1,11 @@
-"""Texts that lead nowhere: empty ones, questions without answers, statements without their second picture."""
+"""Texts that lead nowhere: empty ones, questions without answers, statements without a second picture."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from diptych.data.examples import PARTNER, TEXT
+from diptych.data.examples import OPTIONS, PARTNER, TEXT
 from diptych.data.members import COUNTED, SIDECARS, is_picture
 from diptych.data.sample import Sample
 
@@ -17,7 +17,7 @@ EXAMPLES = 5
 MAX_LETTERS = 5000
 """A caption with more letters is worth a look."""
 ANSWERS = ("answers", "answer", "label")
-"""Fields of a question or statement that hold what is asked for."""
+"""Fields of a question, statement or choice that hold what is asked for."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class TextTally:
     max_letters: int = MAX_LETTERS
     found: Found = field(default_factory=Found)
     answered: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """(split, questions or statements) -> entries with an answer."""
+    """(split, questions, statements or choices) -> entries with an answer."""
     unanswered: dict[tuple[str, str], Found] = field(default_factory=dict)
 
     def add(self, key: str, split: str, sample: Sample) -> None:
@@ -71,13 +71,22 @@ class TextTally:
     def _add_entry(self, key: str, split: str, kind: str, number: int, entry: Mapping[str, Any]) -> None:
         one = TEXT[kind]
         text = entry.get(one)
-        if not isinstance(text, str) or not text.strip():
+        if kind == "choices":
+            self._add_options(key, number, entry.get("options"))
+        elif not isinstance(text, str) or not text.strip():
             self.found.add(f"empty {one}", key, f"entry {number} of `{kind}`")
         if any(_is_answer(entry.get(name)) for name in ANSWERS):
             self.answered[split, kind] += 1
         else:
             shown = f"entry {number} of `{kind}`, '{str(text)[:60]}'"
             self.unanswered.setdefault((split, kind), Found()).add(f"{one} without answer", key, shown)
+
+    def _add_options(self, key: str, number: int, options: Any) -> None:
+        texts = [text for text in options if isinstance(text, str)] if isinstance(options, list) else []
+        if len(texts) != OPTIONS or not all(text.strip() for text in texts):
+            self.found.add("empty option", key, f"entry {number} of `choices`")
+        elif len(set(texts)) < len(texts):
+            self.found.add("repeated option", key, f"entry {number} of `choices`")
 
     def merge(self, other: "TextTally") -> None:
         """Add what was found in later samples."""

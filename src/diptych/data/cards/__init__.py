@@ -5,6 +5,7 @@ from diptych.resolve import look_up
 CARDS: dict[str, str] = {
     "emoji": "diptych.data.cards.emoji:CARD",
     "emoji-scenes": "diptych.data.cards.emoji_scenes:CARD",
+    "emoji-clips": "diptych.data.cards.emoji_clips:CARD",
     "retrieval-json": "diptych.data.cards.xvlm_json_retrieval:CARD",
     "vqa-json": "diptych.data.cards.xvlm_json_vqa:CARD",
     "nlvr-json": "diptych.data.cards.xvlm_json_nlvr:CARD",

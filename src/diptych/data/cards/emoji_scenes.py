@@ -62,7 +62,7 @@ def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Sample]:
             yield sample if index + 1 < size else _without_partner(sample)
 
 
-def load_sprites(concepts: Sequence[Concept]) -> Sprites:
+def load_sprites(concepts: Sequence[Concept], card: str = "emoji-scenes") -> Sprites:
     """Pick the concepts that have a count noun.
 
     Raises:
@@ -72,7 +72,7 @@ def load_sprites(concepts: Sequence[Concept]) -> Sprites:
     items = tuple(Item(by_name[noun.name].hexcode, noun) for noun in NOUNS if noun.name in by_name)
     if len(items) < MIN_ITEMS:
         raise DataError(
-            f"card 'emoji-scenes': {len(items)} of the {len(NOUNS)} emoji that scenes use are in the raw "
+            f"card '{card}': {len(items)} of the {len(NOUNS)} emoji that scenes use are in the raw "
             f"packages, expected at least {MIN_ITEMS}; get the packages again"
         )
     used = [by_name[item.noun.name] for item in items]

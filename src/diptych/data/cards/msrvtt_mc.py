@@ -8,13 +8,12 @@ from diptych.data.cards.base import Card, LeftOut, Source, Split, Unread
 from diptych.data.cards.class_sets import REPEATED_ENTRY, MediaKeys, bad_entry, needed, squeezed
 from diptych.data.cards.msrvtt_forms import CITATION, HOMEPAGE, LICENCE, VIDEOS, number_of, videos_source
 from diptych.data.cards.video_lists import Videos, objects, without_ending
+from diptych.data.examples import OPTIONS
 from diptych.data.raw.folder import RawFolder
 from diptych.data.sample import Sample
 
 NAME = "msrvtt-mc"
 LIST = ("mc_test.jsonl", "msrvtt_retrieval/mc_test.jsonl")
-OPTIONS = 5
-"""Sentences to choose from."""
 _START = "msrvtt_retrieval/"
 
 
@@ -42,8 +41,8 @@ def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Unread | S
     for name, questions in asked.items():
         number = number_of(name)
         meta = {} if number is None else {"number": number}
-        sample = Sample(keys.make(name), {}, (), name, "test", {**meta, "questions": questions})
-        yield videos.sample(name, sample, f"{len(questions)} questions")
+        sample = Sample(keys.make(name), {}, (), name, "test", {**meta, "choices": questions})
+        yield videos.sample(name, sample, f"{len(questions)} choices")
 
 
 def _question(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
@@ -81,6 +80,7 @@ CARD = Card(
     citation=CITATION,
     homepage=HOMEPAGE,
     convert=convert,
+    version="2",
     sources=(
         Source(LIST[0], "SNP-S3's annotations (`msrvtt_retrieval`)", alternatives=LIST[1:]),
         videos_source(_START),
@@ -90,9 +90,9 @@ CARD = Card(
     shard_size=500,
     prepared=(
         "A sample is a clip. Key and `match_id`: the clip's name, as in `video9001`; media: `mp4` as "
-        "published; `meta.questions`: `{question, question_id, dataset, options, answer}`: the question is "
-        "empty, `options` are the five sentences, `answer` the place of the right one (from 0). Columns: "
-        "`number`, `questions` (how many)."
+        "published; `meta.choices`: `{question, question_id, dataset, options, answer}`, for `data.examples: "
+        "choices`: the question is empty, `options` are the five sentences, `answer` the place of the right "
+        "one (from 0). Columns: `number`, `choices` (how many)."
     ),
     oddities=(
         'The place of the right sentence is a text in the list (`"0"`). Lines of another form are counted '
