@@ -195,7 +195,7 @@ def test_questions_of_snps3(tmp_path: Path) -> None:
 def test_multiple_choice(tmp_path: Path) -> None:
     made = Prepared("msrvtt-mc", tmp_path)
     assert made.counts() == {"test": 3}
-    assert made.samples["video9999"].meta["questions"] == [
+    assert made.samples["video9999"].meta["choices"] == [
         {
             "question": "",
             "question_id": "mc0",
@@ -204,7 +204,7 @@ def test_multiple_choice(tmp_path: Path) -> None:
             "answer": 0,
         }
     ]
-    asked = {key: sample.meta["questions"][0] for key, sample in made.samples.items()}
+    asked = {key: sample.meta["choices"][0] for key, sample in made.samples.items()}
     assert {key: entry["options"][entry["answer"]] for key, entry in asked.items()} == {
         "video9999": "a dog",
         "video7010": "people run",
@@ -215,6 +215,7 @@ def test_multiple_choice(tmp_path: Path) -> None:
     assert made.left_out()["bad entry"][0].startswith(
         "mc_test.jsonl:4: expected `qid`, `clip_name`, 5 `options`"
     )
-    rows = expand(made.dataset.select("test"), "questions")
-    assert [rows.read(i).captions for i in range(len(rows))] == [("",), ("",), ("",)]
+    rows = expand(made.dataset.select("test"), "choices")
+    read = {sample.key: sample.captions for sample in map(rows.read, range(len(rows)))}
+    assert read == {key: tuple(entry["options"]) for key, entry in asked.items()}
     made.check()
