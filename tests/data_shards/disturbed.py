@@ -83,6 +83,11 @@ def children(pid: int) -> list[int]:
     return []
 
 
+def family(pid: int) -> list[int]:
+    """The processes that a process has begun, and those that they have."""
+    return [found for child in children(pid) for found in (child, *family(child))]
+
+
 def gone(pid: int) -> bool:
     """Whether a process has ended; a zombie has."""
     try:
@@ -125,7 +130,7 @@ def disturbed(out: Path, kills: int, seed: int) -> dict[str, int]:
             # Progress and not time says when: the machine may be busy.
             if len(b"".join(os.read(hearing, 1) for _ in range(chance.randrange(1, 20)))) == 0:
                 break
-            workers = children(driver)
+            workers = family(driver)
             seen.update(workers)
             if not workers and chance.random() < 0.9:
                 continue  # it counts what an earlier run has finished

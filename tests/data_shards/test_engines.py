@@ -54,13 +54,13 @@ def test_tasks_are_drawn_as_they_are_needed() -> None:
             yield drawn
             drawn += 1
 
-    before = set(disturbed.children(os.getpid()))  # of other tests
+    before = set(disturbed.family(os.getpid()))  # of other tests
     running = LocalEngine(2).run(disturbed.double, tasks(endless()))
     for finished in range(1, 6):
         next(running)
         assert drawn <= finished + 2 + AHEAD
     running.close()  # type: ignore[attr-defined]
-    assert set(disturbed.children(os.getpid())) <= before
+    assert set(disturbed.family(os.getpid())) <= before
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -218,12 +218,12 @@ def test_ctrl_c_ends_the_workers_and_keeps_what_is_finished(tmp_path: Path) -> N
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "go\n"
-        workers = disturbed.children(child.pid)
+        workers = disturbed.family(child.pid)
         # What a terminal does: everything in the group hears it.
         os.killpg(child.pid, signal.SIGINT)
         said, errors = child.communicate(timeout=60)
     assert (said.split()[-1], errors, child.returncode) == ("interrupted", "", 3)
-    assert workers
+    assert len(workers) >= 2  # the origin of the workers, and one of them at least
     assert all(map(disturbed.gone, workers))
     assert list((tmp_path / "out").rglob("*.partial")) == []
     summary = prepare(disturbed.slow_card(), None, tmp_path / "out", shard_size=4)

@@ -1,8 +1,9 @@
 """Engines run tasks in other processes: those of this machine, or those of a Ray cluster."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 from diptych.errors import UsageError
 from diptych.resolve import nearest
@@ -33,7 +34,13 @@ class Task:
 
 
 class Engine(Protocol):
-    """Runs tasks."""
+    """Runs tasks. As a context manager it makes its processes ready at once, while others go on here."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
     def run(
         self, function: Function, tasks: Iterable[Task], told: Told | None = None
@@ -60,13 +67,14 @@ class Engine(Protocol):
 ENGINES = ("local", "ray")
 
 
-def make_engine(name: str, workers: int | None = None) -> Engine:
+def make_engine(name: str, workers: int | None = None, load: Sequence[str] = ()) -> Engine:
     """Return an engine.
 
     Args:
         name: `local`, or `ray` for a Ray cluster: the one that is running or RAY_ADDRESS names, else a new
             one on this machine.
         workers: tasks at a time; None: one for each core.
+        load: modules that tasks will need, where processes can load them ahead.
 
     Raises:
         UsageError: there is no such engine, it is not installed, or `workers` is below 1.
@@ -76,7 +84,7 @@ def make_engine(name: str, workers: int | None = None) -> Engine:
     if name == "local":
         from diptych.data.engines.local import LocalEngine
 
-        return LocalEngine(workers)
+        return LocalEngine(workers, load)
     if name == "ray":
         from diptych.data.engines.ray import RayEngine
 

@@ -4,29 +4,25 @@ import os
 import pickle
 import signal
 import socket
-import subprocess
-import sys
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from diptych.data.engines import MAX_DEATHS, MAX_HELD, Function, Task, Told
 from diptych.data.engines.draw import Draw
+from diptych.data.engines.origin import Origin
 from diptych.data.engines.outcomes import Outcome
 from diptych.errors import DataError
 
 AHEAD = 2
 """Tasks drawn ahead, so that a process that is done goes on at once."""
-_START = """\
-import sys
-sys.path[:] = {path!r}
-from diptych.data.engines.process import serve
-serve({channel}, {alive})
-"""
-"""A process begins anew and not as a copy of this one, which may have threads and much in its memory."""
+SILENCE = 3600.0
+"""Seconds without a word from a worker after which it counts as hung and is killed, as if it had died."""
 
 Done = tuple[str, Any]
 """Name and result of a task."""
@@ -37,19 +33,41 @@ class LocalEngine:
 
     Args:
         workers: how many; None: one for each core that this process may use.
+        load: modules that the processes need besides those of the function; loaded once for all.
+        silence: see `SILENCE`.
     """
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(
+        self, workers: int | None = None, load: Sequence[str] = (), *, silence: float = SILENCE
+    ) -> None:
         self.workers = workers or len(os.sched_getaffinity(0))
+        self._silence = silence
+        self._origin = Origin(load)
+
+    def __enter__(self) -> Self:
+        if self.workers > 1:
+            self._origin.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._origin.close()
 
     def run(self, function: Function, tasks: Iterable[Task], told: Told | None = None) -> Iterator[Done]:
         """See `Engine`."""
-        draw, told = Draw(tasks), told or _ignore
+        draw = Draw(tasks)
+        work = _Work(function, draw, told or _ignore)
         begin = [task for _ in range(min(self.workers, 2)) if (task := draw.next()) is not None]
-        if len(begin) > 1:
-            yield from _Pool(self.workers, function, draw, told).run(begin)
-        else:
-            yield from _here(function, begin, draw, told)
+        try:
+            if len(begin) > 1:
+                self._origin.start(function.__module__)
+                yield from _Pool(self.workers, self._origin, self._silence, work).run(begin)
+            else:
+                self._origin.close()
+                yield from _here(work, begin)
+        finally:
+            self._origin.close()
         draw.conclude()
 
 
@@ -57,23 +75,32 @@ def _ignore(name: str, done: int) -> None:
     pass
 
 
-def _here(function: Function, begin: list[Task], draw: Draw, told: Told) -> Iterator[Done]:
+@dataclass(frozen=True)
+class _Work:
+    """What a run is to do."""
+
+    function: Function
+    draw: Draw
+    told: Told
+
+
+def _here(work: _Work, begin: list[Task]) -> Iterator[Done]:
     """Do tasks in this process."""
     task = begin[0] if begin else None
     while task is not None:
         name = task.name
 
         def tell(done: int, at: str, name: str = name) -> None:
-            told(name, done)
+            work.told(name, done)
 
         try:
-            result = function(task.work, tell)
+            result = work.function(task.work, tell)
         except Exception as error:
-            draw.fail(error)
+            work.draw.fail(error)
             return
-        told(name, task.samples)
+        work.told(name, task.samples)
         yield name, result
-        task = draw.next()
+        task = work.draw.next()
 
 
 @dataclass
@@ -91,23 +118,15 @@ class _Packed:
 class _Process:
     """A worker process."""
 
-    def __init__(self) -> None:
+    def __init__(self, origin: Origin) -> None:
+        self._origin = origin
         ours, theirs = socket.socketpair()
-        alive, self._alive = os.pipe()
-        try:
-            code = _START.format(path=sys.path, channel=theirs.fileno(), alive=alive)
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), alive),
-                # Of its own group: Ctrl-C reaches this process only, which ends the others.
-                process_group=0,
-            )
-        finally:
-            theirs.close()
-            os.close(alive)
+        with theirs:
+            self._number = origin.fork(theirs.fileno())
         self.channel = Connection(ours.detach())
         self.task: _Packed | None = None
+        self.heard = 0.0
+        """When it said something, or got its task."""
 
     def begin(self, function: Function, task: _Packed) -> None:
         """Hand a task over; that the process is dead shows when the outcome is awaited."""
@@ -115,27 +134,25 @@ class _Process:
         with suppress(OSError):
             self.channel.send((function, task.deaths > 0))
             self.channel.send_bytes(task.work)
+        self.heard = time.monotonic()
 
-    def end(self, patience: float = 0) -> int:
+    def end(self, patience: float) -> int:
         """End the process, whatever it does; return its status.
 
         Args:
             patience: seconds that it gets to end by itself.
         """
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(patience)
-        self._process.kill()
-        status = self._process.wait()
+        status = self._origin.end(self._number, patience)
         self.channel.close()
-        os.close(self._alive)
         return status
 
 
 class _Pool:
-    """Worker processes, begun as they are needed."""
+    """Worker processes, begun as they are needed; that they end is left to their origin."""
 
-    def __init__(self, workers: int, function: Function, draw: Draw, told: Told) -> None:
-        self._workers, self._function, self._draw, self._told = workers, function, draw, told
+    def __init__(self, workers: int, origin: Origin, silence: float, work: _Work) -> None:
+        self._workers, self._origin, self._silence, self._work = workers, origin, silence, work
+        self._draw, self._told = work.draw, work.told
         self._ready: deque[_Packed] = deque()
         self._idle: list[_Process] = []
         self._busy: dict[Connection, _Process] = {}
@@ -148,12 +165,12 @@ class _Pool:
                 drawing = not self._draw.ended and len(self._ready) < AHEAD and self._held() < MAX_HELD
                 if not drawing and not self._busy:
                     return
-                yield from self._collect(0 if drawing else None)
+                yield from self._collect(0 if drawing else self._patience())
                 if drawing and not self._draw.ended and (task := self._draw.next()) is not None:
                     self._ready.append(_pack(task))
         finally:
             for process in (*self._idle, *self._busy.values()):
-                process.end()
+                process.channel.close()
 
     def _held(self) -> int:
         packed = [process.task for process in self._busy.values()]
@@ -163,21 +180,30 @@ class _Pool:
         if self._draw.stopped:
             self._ready.clear()
         while self._ready and len(self._busy) < self._workers:
-            process = self._idle.pop() if self._idle else _Process()
-            process.begin(self._function, self._ready.popleft())
+            process = self._idle.pop() if self._idle else _Process(self._origin)
             self._busy[process.channel] = process
+            process.begin(self._work.function, self._ready.popleft())
 
-    def _collect(self, patience: float | None) -> Iterator[Done]:
-        """Yield what has been finished; wait for something to happen if `patience` is None."""
-        for channel in wait(list(self._busy), patience):
+    def _patience(self) -> float:
+        """Return the seconds until a process may count as hung."""
+        heard = min(process.heard for process in self._busy.values())
+        return max(heard + self._silence - time.monotonic(), 0.0)
+
+    def _collect(self, patience: float) -> Iterator[Done]:
+        """Wait for something to happen, so many seconds at most; yield what has been finished."""
+        speaking = wait(list(self._busy), patience)
+        self._end_hung(speaking)
+        for channel in speaking:
             process = self._busy[channel]  # type: ignore[index]
+            process.heard = time.monotonic()
             task = process.task
             if task is None:
                 continue
             try:
                 said: tuple[int, str] | Outcome = process.channel.recv()
             except (EOFError, OSError):
-                self._bury(process, task)
+                # It has closed its socket: it is on its way out, and the reason is wanted.
+                self._bury(process, task, _why(process.end(patience=5)))
                 continue
             if not isinstance(said, Outcome):
                 done, task.at = said
@@ -194,11 +220,17 @@ class _Pool:
             self._told(task.name, task.samples)
             yield task.name, result
 
-    def _bury(self, process: _Process, task: _Packed) -> None:
+    def _end_hung(self, speaking: Sequence[object]) -> None:
+        now = time.monotonic()
+        for process in list(self._busy.values()):
+            hung = process.channel not in speaking and now - process.heard >= self._silence
+            if hung and process.task is not None:
+                process.end(patience=0)
+                self._bury(process, process.task, f"without a word for {self._silence:g} s")
+
+    def _bury(self, process: _Process, task: _Packed, why: str) -> None:
         """Give the task of a dead process to a new one, or give it up."""
         del self._busy[process.channel]
-        # It has closed its socket: it is on its way out, and the reason is wanted.
-        status = process.end(patience=5)
         task.deaths += 1
         if task.deaths < MAX_DEATHS:
             self._told(task.name, 0)
@@ -207,7 +239,7 @@ class _Pool:
         at = f", the last one at '{task.at}'" if task.at else ""
         self._draw.fail(
             DataError(
-                f"{task.name}: {task.deaths} worker processes died of it{at} ({_why(status)}); what is "
+                f"{task.name}: {task.deaths} worker processes died of it{at} ({why}); what is "
                 "finished stays: free memory, use fewer workers, or take the sample out of the raw files, "
                 "then run the same command again"
             )

@@ -1,11 +1,11 @@
 """What a worker process of the local engine does."""
 
 import os
-import signal
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 
 from diptych.data.engines.outcomes import attempt_packed
 
@@ -13,14 +13,13 @@ PAUSE = 0.2
 """Seconds between two messages of how far a task is."""
 
 
-def serve(channel: int, alive: int) -> None:
+def serve(channel: int, alive: Sequence[int]) -> None:
     """Do the tasks that come through the socket `channel` until its other end is closed.
 
     Args:
         channel: descriptor of the socket.
-        alive: descriptor of a pipe whose other end only the process that hands out tasks holds.
+        alive: descriptors of pipes whose other ends the processes hold without which this one is to end.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
     connection = Connection(channel)
     # The other end may go at any moment, also in the middle of a message.
@@ -31,9 +30,9 @@ def serve(channel: int, alive: int) -> None:
             connection.send(attempt_packed(function, packed, _Teller(connection, careful)))
 
 
-def _end_with(alive: int) -> None:
-    """End this process when the other one does, however that comes about."""
-    os.read(alive, 1)
+def _end_with(alive: Sequence[int]) -> None:
+    """End this process when one of the others does, however that comes about."""
+    wait(alive)
     os._exit(1)
 
 

@@ -7,7 +7,8 @@ import pickle
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from diptych.data.engines import MAX_DEATHS, MAX_HELD, Function, Task, Told
 from diptych.data.engines.draw import Draw
@@ -39,6 +40,14 @@ class RayEngine:
         if importlib.util.find_spec("ray") is None:
             raise UsageError("the engine 'ray' needs the package ray: pip install 'diptych[ray]'")
         self._workers = workers
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to do: tasks need no processes that are made for them."""
 
     def run(
         self, function: Function, tasks: Iterable[Task], told: Told | None = None
