@@ -28,7 +28,8 @@ def register(app: typer.Typer) -> None:
     @app.command("convert")
     def convert(
         system: Annotated[
-            str, typer.Argument(metavar="SYSTEM", help="A system with published checkpoints: eve, soho.")
+            str,
+            typer.Argument(metavar="SYSTEM", help="A system with published checkpoints: eve, snps3, soho."),
         ],
         checkpoint: Annotated[
             Path,
@@ -63,12 +64,19 @@ def register(app: typer.Typer) -> None:
         ] = None,
         backbone: Annotated[
             Path | None,
-            typer.Option(help="soho: a ResNet of torchvision to start pre-training from."),
+            typer.Option(
+                help="soho, snps3: a ResNet of torchvision to start pre-training from; snps3: or a Video "
+                "Swin or PVT v2."
+            ),
         ] = None,
         bert: Annotated[
-            Path | None, typer.Option(help="soho: a BERT whose first layers to start pre-training from.")
+            Path | None,
+            typer.Option(help="soho, snps3: a BERT whose first layers to start pre-training from."),
         ] = None,
-        layers: Annotated[int, typer.Option(min=1, help="Layers to take from --bert.")] = 3,
+        layers: Annotated[
+            int | None,
+            typer.Option(min=1, help="Layers to take from --bert; default: 3 for soho, all for snps3."),
+        ] = None,
         force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
     ) -> None:
         """Turn a published checkpoint into an export that Diptych trains from and evaluates, or back."""

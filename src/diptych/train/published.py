@@ -19,6 +19,7 @@ from diptych.train.undrawn import Undrawn
 
 CONVERTERS: dict[str, str] = {
     "eve": "diptych.systems.eve.published:CONVERTER",
+    "snps3": "diptych.systems.snps3.published:CONVERTER",
     "soho": "diptych.systems.soho.published:CONVERTER",
 }
 """Systems with published checkpoints -> "module:object" of a `Converter`, imported on first use."""
@@ -51,7 +52,7 @@ class Assembler(Protocol):
     """What a converter offers besides, where training starts from parts that others trained."""
 
     def assemble(
-        self, *, backbone: Path | None, bert: Path | None, layers: int
+        self, *, backbone: Path | None, bert: Path | None, layers: int | None
     ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
         """Return settings, our weights, and the keys of the files that were left out."""
         ...
@@ -168,16 +169,21 @@ def import_to(
 
 
 def assemble_to(
-    system: str, out: Path, backbone: Path | None, bert: Path | None, layers: int, tokenizer: Path | None
+    system: str,
+    out: Path,
+    backbone: Path | None,
+    bert: Path | None,
+    layers: int | None,
+    tokenizer: Path | None,
 ) -> list[str]:
     """Write an export to start pre-training from; return the keys of the files that were left out.
 
     Args:
         system: whose parts they are.
         out: the export.
-        backbone: weights of a CNN trained on classes.
+        backbone: weights of a visual network trained on classes.
         bert: weights of a text model.
-        layers: layers to take of it.
+        layers: layers to take of it; None: as many as the system's published model has.
         tokenizer: its tokenizer.json or vocabulary, stored beside the weights; may be missing.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from diptych.errors import UsageError
-from diptych.systems.soho.checkpoint import import_checkpoint, import_parts
+from diptych.systems.soho.checkpoint import LAYERS, import_checkpoint, import_parts
 from diptych.systems.soho.config import SohoConfig
 from diptych.systems.soho.convert import HEADS, publishable, to_published
 
@@ -56,10 +56,10 @@ class SohoConverter:
         return to_published(known), sorted(state.keys() - known.keys())
 
     def assemble(
-        self, *, backbone: Path | None, bert: Path | None, layers: int
+        self, *, backbone: Path | None, bert: Path | None, layers: int | None
     ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
         """Return settings, weights to start pre-training from, and the keys that were left out."""
-        fields, state, ignored = import_parts(backbone, bert, layers)
+        fields, state, ignored = import_parts(backbone, bert, layers or LAYERS)
         return {"system": SohoConfig(**fields).model_dump(mode="json")}, state, ignored
 
 
