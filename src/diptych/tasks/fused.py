@@ -21,7 +21,7 @@ Blind = Literal["none", "image", "text"]
 def embed_pictures(
     model: VisionLanguageModel, images: Tensor, blind: Blind = "none", sizes: Tensor | None = None
 ) -> Tensor | Visual:
-    """Normalise pictures [B, 3, H, W] (uint8, or float in 0..1); embed them, where the model can.
+    """Normalise pictures [B, 3, H, W], or clips [B, N, 3, H, W]; embed them, where the model can.
 
     Args and errors as `normal_pictures`.
     """
@@ -36,14 +36,21 @@ def normal_pictures(
 
     Args:
         model: the system's.
-        images: the pictures.
+        images: the pictures, uint8 or float in 0..1.
         blind: `image`: the model sees grey.
-        sizes: [B, 2] int64, height and width of pictures that are padded (`Batch.image_sizes`).
+        sizes: [B, 2] int64, [B, N, 2] for clips: height and width of pictures that are padded
+            (`Batch.image_sizes`).
 
     Raises:
-        UsageError: pictures of another size than the model reads.
+        UsageError: pictures of another size than the model reads, or more frames.
     """
     spec = model.image_spec
+    if images.ndim == 5 and images.shape[1] > spec.frames:
+        reads = f"at most {spec.frames}" if spec.frames else "pictures alone"
+        raise UsageError(
+            f"data.video.frames: clips of {images.shape[1]} frames, but the model reads {reads}; "
+            f"set data.video.frames={spec.frames}"
+        )
     if spec.sizes == "square" and images.shape[-2:] != (spec.size, spec.size):
         raise UsageError(
             f"data.image.size: pictures of {images.shape[-2]} x {images.shape[-1]} pixels, but the model "

@@ -101,7 +101,7 @@ class MultipleChoiceTask(Task):
         else:
             assert pictures.parts is not None  # aligned models give them
             parts, read = pictures.parts, texts.pooled
-        cosines = torch.einsum("bnd,bcd->bcn", parts, read.unflatten(0, ids.shape[:2]))
+        cosines = torch.einsum("bnd,bcd->bcn", parts, read.view(*ids.shape[:2], -1))
         routing = [encoded.aux["routing"] for encoded in (pictures, texts) if "routing" in encoded.aux]
         # As in retrieval: the parts of a picture count by the logarithm of their summed exponentials.
         return cosines.logsumexp(2) / temperature, routing

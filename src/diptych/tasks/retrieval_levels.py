@@ -118,10 +118,7 @@ class RetrievalLevelsTask(RankingTask):
         seen = self.see(batch)
         parts, scores = self.losses(seen, Joiner(context.world, len(batch), seen.texts.device))
         if self.moco is not None:
-            if context.step == 0:
-                # By now the encoders are what training starts from.
-                self.moco.start(self.model)
-            parts["level1"] = self._against_queue(self.moco, batch, seen)
+            parts["level1"] = self._against_queue(self.moco, batch, seen, first=context.step == 0)
         metrics = {f"{name}_r1": _own_first(matrix) for name, matrix in scores.items()}
         return Loss(torch.stack(list(parts.values())).sum(), parts, metrics)
 
@@ -155,10 +152,13 @@ class RetrievalLevelsTask(RankingTask):
         features = self.picture_features(pictures), self.text_features(texts)
         return Seen(tokens_of(visual), *features, ids, mask, routing)
 
-    def _against_queue(self, moco: Momentum, batch: Batch, seen: Seen) -> Tensor:
+    def _against_queue(self, moco: Momentum, batch: Batch, seen: Seen, *, first: bool) -> Tensor:
         """Compare features with those that momentum copies made of earlier batches."""
         assert isinstance(self.model, SnpS3Model)
         assert batch.images is not None
+        if first:
+            # By now the encoders are what training starts from.
+            moco.start(self.model)
         pixels = normal_pictures(self.model, batch.images, self.config.blind, batch.image_sizes)
         padding = None if batch.image_sizes is None else self.model.padded(pixels, batch.image_sizes)
         loss: Tensor = moco(self.model, (pixels, padding, 0), (seen.ids, seen.mask), seen.texts, seen.parts)
