@@ -16,6 +16,7 @@ import torch
 from loader_samples import SIZE, TEXTS, plain_samples, png, sidecar, write_tar
 from PIL import Image
 
+from diptych.data import look as look_module
 from diptych.data import reader as reader_module
 from diptych.data.batch import Batch
 from diptych.data.config import DataConfig
@@ -232,13 +233,13 @@ def test_the_cache_changes_nothing_but_decoding(
     plain = config.with_(loader=config.loader.with_(cache_mb=0))
     wanted = take(Loader(selection, plain, tokenizer, seed=3), 14)
     decoded: Counter[bytes] = Counter()
-    original = reader_module.open_image
+    original = look_module.open_image
 
     def counting(data: bytes, reduce_to: int | None = None) -> Image.Image:
         decoded[data] += 1
         return original(data, reduce_to)
 
-    monkeypatch.setattr(reader_module, "open_image", counting)
+    monkeypatch.setattr(look_module, "open_image", counting)
     cached = config.with_(loader=config.loader.with_(cache_mb=cache_mb))
     assert all_same(take(Loader(selection, cached, tokenizer, seed=3), 14), wanted)
     assert len(decoded) == SIZE

@@ -6,6 +6,7 @@ ours: fresh memory costs more than arithmetic.
 """
 
 import math
+from copy import copy
 
 import torch
 import torch.nn.functional as F
@@ -20,15 +21,19 @@ _TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, 
 _FROM_YIQ = torch.linalg.inv(_TO_YIQ)
 
 
-def augment(images: Tensor, config: AugmentConfig, draws: Draws, background: str = "white") -> Tensor:
+def augment(
+    images: Tensor, config: AugmentConfig, draws: Draws, background: str = "white", *, clips: bool = False
+) -> Tensor:
     """Change pictures at random as `config` says.
 
     Args:
         images: [B, 3, H, W] uint8, or [B, 4, H, W] with opacity as the last channel (the loader keeps it when
-            `config.keeps_opacity`). With n pictures a sample [B, n, 3 or 4, H, W]; each is changed by itself.
+            `config.keeps_opacity`). With n pictures a sample [B, n, 3 or 4, H, W]; each is changed by itself,
+            frames of a clip all alike (noise too).
         config: what to change and how much.
         draws: of the B samples.
         background: colour behind transparent pixels that get no random one (`data.image.background`).
+        clips: the n pictures of a sample are frames of a clip.
 
     Returns:
         [B, 3, H, W] float32 in 0..1, or uint8 after RandAugment; the input itself where it has 3 channels and
@@ -36,6 +41,13 @@ def augment(images: Tensor, config: AugmentConfig, draws: Draws, background: str
     """
     if images.shape[-3] == 3 and not _active(config) and not config.randaugment_ops:
         return images
+    if images.ndim == 5 and clips:
+        last = images.shape[1] - 1
+        changed = [
+            augment(frame, config, draws if number == last else copy(draws), background)
+            for number, frame in enumerate(images.unbind(1))
+        ]
+        return torch.stack(changed, 1)
     if images.ndim == 5:
         return torch.stack([augment(each, config, draws, background) for each in images.unbind(1)], 1)
     if images.shape[1] == 4 or _active(config):

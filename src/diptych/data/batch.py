@@ -10,6 +10,14 @@ if TYPE_CHECKING:
     from diptych.data.packing import PackedTexts
 
 
+def views(images: Tensor, frames: int) -> Tensor:
+    """Return clips of several views each, [B, V * N, 3, H, W], as clips of N frames [B * V, N, 3, H, W].
+
+    What a model says of a video is the mean over its V consecutive rows (`data.video.clips`, `crops`).
+    """
+    return images.unflatten(1, (-1, frames)).flatten(0, 1)
+
+
 @dataclass(frozen=True)
 class Batch:
     """Aligned samples. B samples, L text tokens, H x W pixels. Fields a recipe does not ask for are None."""
@@ -21,11 +29,15 @@ class Batch:
     """[B] int64: equal numbers match each other (hash of `Sample.match_id`)."""
     images: Tensor | None = None
     """[B, 3, H, W] uint8, RGB, in memory with the channels last; normalised on the device, never in a worker.
-    [B, 2, 3, H, W] for statements about two pictures. Straight from the training loader there is opacity as a
+    [B, 2, 3, H, W] for statements about two pictures, [B, N, 3, H, W] for clips of N frames (with several
+    views of a video: clip after clip, `views`). Straight from the training loader there is opacity as a
     fourth channel, if `data.augment.keeps_opacity`: `augment` lays it on a background."""
     image_sizes: Tensor | None = None
     """[B, 2] int64: height and width of each picture inside a frame that is padded at the bottom and on the
-    right ([B, 2, 2] for two pictures); None: every picture fills its frame."""
+    right ([B, 2, 2] for two pictures, [B, N, 2] for clips); None: every picture fills its frame."""
+    frame_mask: Tensor | None = None
+    """[B, N] bool of clips: False at frames that repeat one (a picture is a video of one frame, short videos
+    are filled up); None: every frame is a new one, or there are no clips."""
     texts: list[str] | None = None
     """The caption chosen for each sample; the question of a choice, which may be empty."""
     text_ids: Tensor | None = None

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from diptych.config.schema import Section
+from diptych.data.video_config import VideoConfig
 
 
 def parse_colour(text: str) -> tuple[int, int, int]:
@@ -26,12 +27,13 @@ class ImageConfig(Section):
     """How a picture becomes `size` x `size` pixels, or fits into a frame (per sample, in the loader)."""
 
     size: int = Field(224, ge=1, description="Side of the pictures in pixels; the system's must be the same.")
-    resize: Literal["squash", "crop", "random_crop", "pad", "fit"] = Field(
+    resize: Literal["squash", "crop", "random_crop", "zoom_crop", "pad", "fit"] = Field(
         "squash",
         description="`squash`: to the square, ignoring the aspect ratio; `crop`: the central square; "
-        "`random_crop`: a random part (evaluation: `squash`, as published); `pad`: the whole picture with "
-        "bars of `background`; `fit`: the whole picture in its own shape, within `long` and `short`, for "
-        "systems that take pictures of any size.",
+        "`random_crop`: a random part (evaluation: `squash`, as published); `zoom_crop`: a square at a "
+        "random place, its side the shorter one divided by `zoom` (evaluation: the centre); `pad`: the whole "
+        "picture with bars of `background`; `fit`: the whole picture in its own shape, within `long` and "
+        "`short`, for systems that take pictures of any size.",
     )
     long: int = Field(1000, ge=1, description="`fit`: longest side in pixels.")
     short: int = Field(600, ge=1, description="`fit`: shorter side in pixels at most.")
@@ -54,6 +56,12 @@ class ImageConfig(Section):
     ratio: tuple[float, float] = Field(
         (3 / 4, 4 / 3), description="`random_crop`: smallest and largest width / height of the part."
     )
+    zoom: tuple[float, float] = Field(
+        (1.0, 1.5),
+        description="`zoom_crop`: smallest and largest factor that the picture is enlarged by beyond the "
+        "square, as recipes that scale the shorter side at random before a crop do.",
+    )
+    zoom_eval: float = Field(1.0, ge=1, description="`zoom_crop`: that factor in an evaluation.")
     flip: float = Field(0.0, ge=0, le=1, description="Probability of mirroring left and right in training.")
     flip_unless: tuple[str, ...] = Field(
         (),
@@ -76,6 +84,8 @@ class ImageConfig(Section):
             raise ValueError(f"scale: expected 0 < smallest <= largest <= 1, got {self.scale}")
         if self.train_short is not None and not 0 < self.train_short[0] <= self.train_short[1]:
             raise ValueError(f"train_short: expected 0 < smallest <= largest, got {self.train_short}")
+        if not 1 <= self.zoom[0] <= self.zoom[1]:
+            raise ValueError(f"zoom: expected 1 <= smallest <= largest, got {self.zoom}")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"ratio: expected 0 < smallest <= largest, got {self.ratio}")
         return self
@@ -399,6 +409,7 @@ class DataConfig(Section):
     mixture: MixtureConfig = MixtureConfig()
     remote: RemoteConfig = RemoteConfig()
     image: ImageConfig = ImageConfig()
+    video: VideoConfig = VideoConfig()
     text: TextConfig = TextConfig()
     loader: LoaderConfig = LoaderConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -426,6 +437,21 @@ class DataConfig(Section):
             raise ValueError(
                 f"examples = choices: rows have five texts each; loader.pack = {self.loader.pack} and "
                 f"text.per_picture = {self.text.per_picture} do not go with them; set false and 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _clips(self) -> Self:
+        kinds = {source.examples or self.examples for source in self.sources.values()} or {self.examples}
+        if self.video.frames and "statements" in kinds:
+            raise ValueError(
+                f"video.frames = {self.video.frames}: rows of statements have two pictures; set "
+                "video.frames = 0, or another data.examples"
+            )
+        if self.video.crops > 1 and self.image.resize not in ("crop", "zoom_crop"):
+            raise ValueError(
+                f"video.crops = {self.video.crops}: image.resize = {self.image.resize} does not cut out a "
+                "square; set image.resize to crop or zoom_crop"
             )
         return self
 

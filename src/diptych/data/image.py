@@ -156,18 +156,24 @@ def decode_image(data: bytes, background: str = "white") -> Pixels:
 
 
 def make_square(
-    image: Image.Image, config: ImageConfig, draws: NDArray[np.float64] | None = None
+    image: Image.Image,
+    config: ImageConfig,
+    draws: NDArray[np.float64] | None = None,
+    crop: int | None = None,
 ) -> Image.Image:
     """Resize to `config.size` x `config.size` by `config.resize`, with Pillow.
 
     Args:
         image: `RGB` or `RGBA` (colours are then weighted by opacity).
         config: size and rule.
-        draws: CROP_DRAWS numbers in 0..1 for `random_crop`; without them it is `squash` (evaluation).
+        draws: CROP_DRAWS numbers in 0..1 for `random_crop` and `zoom_crop`; without them (evaluation)
+            `random_crop` is `squash`, and `zoom_crop` cuts out the middle.
+        crop: 0, 1 or 2: which of three squares along the longer side `crop` and `zoom_crop` cut out.
     """
     square = (config.size, config.size)
     if config.resize != "pad":
-        return image.resize(square, Image.Resampling.BICUBIC, box=_box(*image.size, config, draws))
+        box = _box(*image.size, config, draws, crop)
+        return image.resize(square, Image.Resampling.BICUBIC, box=box)
     left, top, right, bottom = _inside(*image.size, config.size)
     fill = (0, 0, 0, 0) if image.mode == "RGBA" else parse_colour(config.background)
     padded = Image.new(image.mode, square, fill)
@@ -176,17 +182,21 @@ def make_square(
 
 
 def square_into(
-    out: Pixels, picture: Picture, config: ImageConfig, draws: NDArray[np.float64] | None = None
+    out: Pixels,
+    picture: Picture,
+    config: ImageConfig,
+    draws: NDArray[np.float64] | None = None,
+    crop: int | None = None,
 ) -> None:
     """Write into `out` [size, size, 3 or 4] what `make_square` gives; arguments as there."""
     if not isinstance(picture, Image.Image) and out.shape[2] == 4:
         if config.resize != "pad":
-            square_into(out[..., :3], picture, config, draws)
+            square_into(out[..., :3], picture, config, draws, crop)
             out[..., 3] = 255
             return
         picture = Image.fromarray(picture).convert("RGBA")  # its bars are transparent
     if isinstance(picture, Image.Image):
-        out[:] = np.asarray(make_square(picture, config, draws))
+        out[:] = np.asarray(make_square(picture, config, draws, crop))
         return
     height, width, _ = picture.shape
     if config.resize == "pad":
@@ -194,7 +204,7 @@ def square_into(
         out[:] = parse_colour(config.background)
         resize_into(out[top:bottom, left:right], picture)
         return
-    left, top, right, bottom = _box(width, height, config, draws)
+    left, top, right, bottom = _box(width, height, config, draws, crop)
     resize_into(out, picture[top:bottom, left:right])
 
 
@@ -243,21 +253,42 @@ def resize_into(out: Pixels, pixels: Pixels) -> None:
 
 
 def mirror(pixels: Pixels) -> None:
-    """Swap left and right of [H, W, C] in place."""
+    """Swap left and right of [H, W, C], or of frames [N, H, W, C], in place."""
     # numpy copies a reversed run of three bytes one byte at a time, ten times slower.
     given = torch.from_numpy(pixels)
-    given.copy_(given.flip(1))
+    given.copy_(given.flip(-2))
 
 
-def _box(width: int, height: int, config: ImageConfig, draws: NDArray[np.float64] | None) -> Box:
+def _box(
+    width: int, height: int, config: ImageConfig, draws: NDArray[np.float64] | None, crop: int | None
+) -> Box:
     """Return the part of a picture that is resized."""
-    if config.resize == "crop":
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        return left, top, left + side, top + side
+    if config.resize in ("crop", "zoom_crop"):
+        return _square_part(width, height, config, draws, crop)
     if config.resize == "random_crop" and draws is not None:
         return random_box(width, height, config.scale, config.ratio, draws)
     return 0, 0, width, height
+
+
+def _square_part(
+    width: int, height: int, config: ImageConfig, draws: NDArray[np.float64] | None, crop: int | None
+) -> Box:
+    """Return a square: the largest one, or for `zoom_crop` one that many times smaller."""
+    zoom, shift_x, shift_y = 1.0, 0.5, 0.5
+    if config.resize == "zoom_crop":
+        zoom = config.zoom_eval
+        if draws is not None:
+            low, high = config.zoom
+            share, shift_x, shift_y = draws[:3].tolist()
+            zoom = low + (high - low) * share
+    side = max(1, round(min(width, height) / zoom))
+    if crop is not None:
+        shift_x, shift_y = (crop / 2, 0.5) if width >= height else (0.5, crop / 2)
+    if draws is None or config.resize == "crop":
+        left, top = int((width - side) * shift_x), int((height - side) * shift_y)
+    else:
+        left, top = int((width - side + 1) * shift_x), int((height - side + 1) * shift_y)
+    return left, top, left + side, top + side
 
 
 def _inside(width: int, height: int, side: int) -> Box:
@@ -299,6 +330,8 @@ def smallest_side(config: ImageConfig) -> int | None:
     if config.resize == "fit":
         largest = config.short if config.train_short is None else max(config.short, config.train_short[1])
         return largest if config.interpolation == "bicubic" else None
+    if config.resize == "zoom_crop":
+        return math.ceil(config.size * max(config.zoom[1], config.zoom_eval))
     if config.resize != "random_crop":
         return config.size
     return math.ceil(
@@ -309,8 +342,11 @@ def smallest_side(config: ImageConfig) -> int | None:
 def normalise(images: Tensor, spec: Normalisation) -> Tensor:
     """Return float32 (value - mean) / std per channel of [B, 3, H, W], uint8 or float in 0..1.
 
-    The result lies in memory as `images` do (the loader's have the channels last).
+    The result lies in memory as `images` do (the loader's have the channels last). Clips [B, N, 3, H, W] are
+    taken too.
     """
+    if images.ndim == 5:
+        return normalise(images.flatten(0, 1), spec).unflatten(0, images.shape[:2])
     mean = torch.tensor(spec.mean, device=images.device, dtype=torch.float32)[:, None, None]
     std = torch.tensor(spec.std, device=images.device, dtype=torch.float32)[:, None, None]
     if images.dtype != torch.uint8:

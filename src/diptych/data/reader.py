@@ -10,27 +10,18 @@ import torch
 from torch import Tensor
 
 from diptych.data.batch import Batch
-from diptych.data.cache import Originals, PictureTable
+from diptych.data.clips import ClipReader, lengths_of
 from diptych.data.config import DataConfig
 from diptych.data.decode import JpegDecoder, Pixels
 from diptych.data.examples import OPTIONS
 from diptych.data.fit import frame_side, padded
-from diptych.data.image import (
-    CROP_DRAWS,
-    Picture,
-    PictureError,
-    decode_fast,
-    fit_into,
-    lay_on,
-    mirror,
-    open_image,
-    smallest_side,
-    square_into,
-)
-from diptych.data.members import COUNTED, is_picture
+from diptych.data.image import CROP_DRAWS, PictureError, mirror
+from diptych.data.look import Look, PictureDecoder
+from diptych.data.members import COUNTED, is_picture, is_video
 from diptych.data.order import uniforms
 from diptych.data.plan import Drawn
 from diptych.data.sample import Sample
+from diptych.data.still_reader import StillReader
 from diptych.data.text import Tokenizer, clean
 from diptych.errors import ConfigError, DataError, RemoteError
 
@@ -39,6 +30,8 @@ if TYPE_CHECKING:
 
 _CAPTION = 1
 """Column of the draws of a sample that chooses captions; the others: flip and crop of each picture."""
+_FRAMES = 1
+"""Stream of the draws that choose frames of clips."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +73,8 @@ class Piece:
     """The question, statement or choice of each; None for samples."""
     sizes: list[list[tuple[int, int]]] = field(default_factory=list)
     """Height and width of the picture(s) of each in their frames; empty where all fill them."""
+    shown: list[list[bool]] = field(default_factory=list)
+    """Of clips, which frames are shown for the first time; empty for pictures."""
     bad: list[Bad] = field(default_factory=list)
 
     def add(self, other: "Piece", start: int) -> None:
@@ -92,6 +87,7 @@ class Piece:
         self.captions += other.captions
         self.entries += other.entries
         self.sizes += other.sizes
+        self.shown += other.shown
         self.bad += other.bad
 
 
@@ -113,7 +109,8 @@ class SampleReader:
 
     Attributes:
         shape: of what a sample shows in a batch: (height, width, channels), with a 2 in front where it has
-            two pictures; None if no source has pictures.
+            two pictures and with their number in front for the frames of clips; None if no source has
+            pictures.
     """
 
     def __init__(
@@ -128,7 +125,7 @@ class SampleReader:
     ) -> None:
         self._config, self._tokenizer = config, tokenizer
         self._seed, self._training, self._labels = seed, training, list(labels)
-        self._crops = training and config.image.resize == "random_crop"
+        self._crops = training and config.image.resize in ("random_crop", "zoom_crop")
         self._fits = config.image.resize == "fit"
         size = frame_side(config.image) if self._fits else config.image.size
         channels = 4 if training and config.augment.keeps_opacity else 3
@@ -142,7 +139,10 @@ class SampleReader:
         self._told = OPTIONS if self._offers else config.text.per_picture if training else 1
         """Texts of a row in a batch."""
         self._pictures = 2 if any(pair) else 1
-        shape = (size, size, channels) if self._pictures == 1 else (self._pictures, size, size, channels)
+        """Pictures of a sample that are cut and turned by themselves."""
+        self._frames = config.video.frames * config.video.views(training)
+        several = self._frames or (2 if any(pair) else 0)
+        shape = (several, size, size, channels) if several else (size, size, channels)
         total = sum(map(len, sources))
         budget = config.loader.cache_mb * 2**20 if training else 0
         decoder = JpegDecoder()
@@ -153,7 +153,6 @@ class SampleReader:
                 shape,
                 decoder,
                 budget=budget * len(selection) // max(total, 1),
-                crops=self._crops,
                 training=training,
                 needs_text=tokenizer is not None,
             )
@@ -174,35 +173,44 @@ class SampleReader:
             out: as many rows as samples of `shape`, or None where that is None. A sample of a source without
                 pictures beside samples of others with pictures gets a black one.
         """
-        own = 1 + (CROP_DRAWS if self._crops else 1 if self._fits else 0)
+        own = 1 + (CROP_DRAWS if self._crops else 1 if self._fits and self._training else 0)
         draws = uniforms(self._seed, drawn.positions, 1 + self._pictures * own)
         pictures = np.delete(draws, _CAPTION, axis=1).reshape(-1, self._pictures, own)
         flips = pictures[..., 0] < (self._config.image.flip if self._training else 0.0)
+        frames = self._frame_draws(drawn)
         piece = Piece()
         shown: list[tuple[Texts, list[int]]] = []
         samples = zip(drawn.sources.tolist(), drawn.rows.tolist(), strict=True)
         for i, (source, row) in enumerate(samples):
             place = None if out is None else out[len(piece.kept)]
-            sizes: list[tuple[int, int]] = []
-            found = self._sources[source].read(row, place, pictures[i, :, 1:], sizes)
+            look = Look(pictures[i, :, 1:] if own > 1 else None, None if frames is None else frames[i])
+            found = self._sources[source].read(row, place, look)
             if isinstance(found, Bad):
                 piece.bad.append(found)
                 continue
             piece.kept.append(i)
             if self._fits:
-                piece.sizes.append(sizes)
+                piece.sizes.append(look.sizes)
+            if self._frames:
+                piece.shown.append(look.shown)
             shown.append((found, self._tell(piece, found, float(draws[i, _CAPTION]))))
             if place is not None and flips[i].any() and self._may_mirror(piece.texts[-1], found.entry):
                 for picture in np.flatnonzero(flips[i]).tolist():
                     shows = place if self._pictures == 1 else place[picture]
-                    height, width = sizes[picture] if self._fits else shows.shape[:2]
-                    mirror(shows[:height, :width])
+                    height, width = look.sizes[picture] if self._fits else shows.shape[-3:-1]
+                    mirror(shows[..., :height, :width, :])
         if self._tokenizer is not None:
             # Not between the pictures, which push the tokenizer's tables out of the processor's cache.
             piece.sequences = [
                 self._sequence(self._tokenizer, texts, number) for texts, chosen in shown for number in chosen
             ]
         return piece
+
+    def _frame_draws(self, drawn: Drawn) -> np.ndarray | None:
+        """Return [n, frames] numbers that choose frames in training, None where nothing is drawn."""
+        if not self._frames or not self._training:
+            return None
+        return uniforms(self._seed, drawn.positions, self._frames, stream=_FRAMES)
 
     def _may_mirror(self, text: str, entry: dict[str, Any] | None) -> bool:
         words = self._config.image.flip_unless
@@ -227,7 +235,7 @@ class SampleReader:
         return chosen
 
     def _choose(self, count: int, draw: float) -> list[int]:
-        """Return which of `count` captions a batch shows: one, in training `text.per_picture`; all options."""
+        """Return which captions a batch shows: one; in training `text.per_picture`; all of choices."""
         if self._offers:
             return list(range(count))
         random = self._training and self._config.text.pick == "random"
@@ -253,8 +261,8 @@ class SampleReader:
         Args:
             drawn: the samples that were asked for.
             piece: what was read of them.
-            images: [n, H, W, C] or [n, 2, H, W, C], pictures of those that can be used; the batch shows
-                this memory.
+            images: [n, H, W, C] or [n, 2 or frames, H, W, C], pictures of those that can be used; the batch
+                shows this memory.
             skipped: how many are missing, by cause.
         """
         ids = mask = packed = None
@@ -282,6 +290,7 @@ class SampleReader:
             match_ids=torch.tensor(piece.match_ids, dtype=torch.int64),
             images=None if frames is None else torch.from_numpy(frames).movedim(-1, -3),
             image_sizes=sizes,
+            frame_mask=None if images is None else _mask(piece.shown),
             texts=piece.texts,
             text_ids=ids,
             text_mask=mask,
@@ -295,17 +304,18 @@ class SampleReader:
 
     def _framed(self, images: Pixels, piece: Piece) -> tuple[Pixels, Tensor]:
         """Cut the frames of a batch to its largest picture; what is outside of a picture becomes black."""
-        sizes = np.array(piece.sizes, dtype=np.int64).reshape(len(images), self._pictures, 2)
+        several = self._frames or self._pictures
+        sizes = np.array(piece.sizes, dtype=np.int64).reshape(len(images), several, 2)
         multiple = self._config.image.multiple
         height, width = (padded(int(side), multiple) for side in sizes.max((0, 1), initial=1))
         cut = images[..., :height, :width, :]
-        each = cut[:, None] if self._pictures == 1 else cut
+        each = cut[:, None] if cut.ndim == 4 else cut
         for shows, own in zip(each, sizes.tolist(), strict=True):
             for frame, (h, w) in zip(shows, own, strict=True):
                 frame[h:] = 0
                 frame[:h, w:] = 0
         found = torch.from_numpy(sizes)
-        return cut, found[:, 0] if self._pictures == 1 else found
+        return cut, found[:, 0] if cut.ndim == 4 else found
 
     def _extra(self, piece: Piece, sources: list[int]) -> dict[str, Any]:
         """Return the entries of the rows by their kind, with None at rows of another kind."""
@@ -328,48 +338,39 @@ class _Source:
         decoder: JpegDecoder,
         *,
         budget: int,
-        crops: bool,
         training: bool,
         needs_text: bool,
     ) -> None:
-        self.selection, self._config, self._decoder = selection, config, decoder
-        self.pictures = any(map(is_picture, selection.dataset.extensions))
-        self._opacity, self._crops, self._needs_text = shape[-1] == 4, crops, needs_text
-        self._each = 2 if len(shape) == 4 else 1
-        self._reduce_to = smallest_side(config.image)
-        self._fits = config.image.resize == "fit"
-        self._training = training
+        self.selection, self._config, self._needs_text = selection, config, needs_text
         self._remember = budget > 0
         self._bad: dict[int, Bad] = {}
         self._texts: dict[int, Texts] = {}
-        self._originals = Originals(budget if crops or self._fits else 0)
-        table_budget = 0 if crops or self._fits or not self.pictures else budget
-        self._table = PictureTable(
-            len(selection.samples), shape, table_budget, shared=config.loader.workers > 0
+        clips = config.video.frames > 0
+        self.pictures = any(
+            is_picture(name) or (clips and is_video(name)) for name in selection.dataset.extensions
         )
+        decode = PictureDecoder(config.image, shape[-1], decoder)
+        budget = budget if self.pictures else 0
+        self._pictures: StillReader | ClipReader
+        if clips:
+            self._pictures = ClipReader(
+                config, lengths_of(selection), shape[-3:], decode, budget=budget, training=training
+            )
+        else:
+            self._pictures = StillReader(config, len(selection.samples), shape, decode, budget=budget)
 
-    def read(
-        self, row: int, out: Pixels | None, draws: np.ndarray, sizes: list[tuple[int, int]]
-    ) -> Texts | Bad:
-        """Read a sample and write its picture(s) into `out`, [H, W, C] or [2, H, W, C].
-
-        `draws` [pictures, CROP_DRAWS] are for the crops. Where pictures keep their shape, height and width of
-        each go into `sizes`.
-        """
+    def read(self, row: int, out: Pixels | None, look: Look) -> Texts | Bad:
+        """Read a sample and write its picture(s) into `out`, [H, W, C] or [2 or frames, H, W, C]."""
         if row in self._bad:
             return self._bad[row]
         if out is not None and not self.pictures:
-            side = self._config.image.multiple
-            places = self._places(out)
-            for place in places:
-                place[: side if self._fits else None] = 0
-            sizes += [(side, side)] * len(places)
+            self._blacken(out, look)
         out = out if self.pictures else None
         texts = self._texts.get(row)
-        if texts is not None and self._from_memory(row, out, draws, sizes):
+        # Rows about the same sample show the same pictures.
+        number = self.selection.sample_of(row)
+        if texts is not None and (out is None or self._pictures.from_memory(number, out, look)):
             return texts
-        if out is not None:
-            sizes.clear()
         try:
             sample = self.selection.read(row)
         except RemoteError:
@@ -379,69 +380,26 @@ class _Source:
             # Not remembered: a file system may recover.
             return Bad("unreadable sample", str(error))
         try:
-            return self._from_sample(row, sample, texts, out, draws, sizes)
+            texts = texts or self._read_texts(sample)
+            if self._remember:
+                self._texts[row] = texts
+            if out is not None:
+                self._pictures.read(number, sample, out, look)
+            return texts
         except DataError as error:
             cause = error.cause if isinstance(error, PictureError) else "no caption"
             where = self.selection.address(row)
             self._bad[row] = Bad(cause, f"{where}: sample '{sample.key}': {error}")
             return self._bad[row]
 
-    def _from_memory(
-        self, row: int, out: Pixels | None, draws: np.ndarray, sizes: list[tuple[int, int]]
-    ) -> bool:
-        # Rows about the same sample show the same pictures.
-        sample = self.selection.sample_of(row)
-        if out is None or self._table.get(sample, out):
-            return True
-        for i, place in enumerate(self._places(out)):
-            original = self._originals.get(self._each * sample + i)
-            if original is None:
-                return False
-            self._square(place, original, draws[i], sizes)
-        return True
-
-    def _places(self, out: Pixels) -> list[Pixels]:
-        return [out] if self._each == 1 else list(out)
-
-    def _from_sample(
-        self,
-        row: int,
-        sample: Sample,
-        texts: Texts | None,
-        out: Pixels | None,
-        draws: np.ndarray,
-        sizes: list[tuple[int, int]],
-    ) -> Texts:
-        texts = texts or self._read_texts(sample)
-        if self._remember:
-            self._texts[row] = texts
-        number = self.selection.sample_of(row)
-        if out is not None and not self._table.get(number, out):
-            files = [content for name, content in sample.media.items() if is_picture(name)]
-            if len(files) < self._each:
-                raise PictureError("no picture", f"it has {', '.join(sample.media) or 'no media'}")
-            for i, place in enumerate(self._places(out)):
-                picture = self._decode(files[i])
-                self._originals.put(self._each * number + i, picture)
-                self._square(place, picture, draws[i], sizes)
-            self._table.put(number, out)
-        return texts
-
-    def _decode(self, data: bytes) -> Picture:
-        pixels = decode_fast(data, self._decoder, self._reduce_to)
-        if pixels is not None:
-            return pixels
-        image = open_image(data, self._reduce_to)
-        if not self._opacity:
-            image = lay_on(image, self._config.image.background)
-        return image if image.mode == "RGBA" else np.array(image)
-
-    def _square(self, out: Pixels, picture: Picture, draws: np.ndarray, sizes: list[tuple[int, int]]) -> None:
-        if self._fits:
-            draw = float(draws[0]) if self._training else None
-            sizes.append(fit_into(out, picture, self._config.image, draw))
-            return
-        square_into(out, picture, self._config.image, draws if self._crops else None)
+    def _blacken(self, out: Pixels, look: Look) -> None:
+        """Show nothing: a small black picture, or a black clip."""
+        image = self._config.image
+        frames = 1 if out.ndim == 3 else len(out)
+        side = image.multiple if image.resize == "fit" else image.size
+        out[..., :side, :side, :] = 0
+        look.sizes += [(side, side)] * frames
+        look.shown += [True] + [False] * (frames - 1)
 
     def _read_texts(self, sample: Sample) -> Texts:
         rules = self._config.text
@@ -459,6 +417,12 @@ class _Source:
             raise problem or DataError("it has no caption")
         entry = sample.meta[kind][0] if kind in COUNTED else None
         return Texts(sample.key, match_number(sample), tuple(captions), entry)
+
+
+def _mask(shown: list[list[bool]]) -> Tensor | None:
+    """Return [B, frames] bool, or None where no clip shows a frame twice."""
+    mask = torch.tensor(shown, dtype=torch.bool)
+    return None if bool(mask.all()) else mask
 
 
 def _texts_of(value: Any) -> Iterator[str]:

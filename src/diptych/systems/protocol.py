@@ -96,6 +96,8 @@ class ImageSpec:
     """Whether all pictures are `size` x `size`, or of any size (`Batch.image_sizes` in a padded frame)."""
     multiple: int = 1
     """Frames of pictures of any size are multiples of so many pixels."""
+    frames: int = 0
+    """Reads clips [B, N, 3, H, W] of at most so many frames, a picture as a clip of one; 0: pictures only."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ class VisionLanguageModel(nn.Module):
     Capabilities and their methods:
 
     - `embed_visual(images [B, 3, H, W] float, normalised) -> Tensor [B, P, D]`: patch embedding alone, so
-      that a picture used in several passes is embedded once. Systems that take pictures of any size get
+      that a picture used in several passes is embedded once. Systems with `image_spec.frames` take clips
+      [B, N, 3, H, W] too. Systems that take pictures of any size get
       `sizes` [B, 2] too, and return a `Visual`, which knows what is padding
     - `encode_visual(visual) -> Encoded`; `visual` is pictures [B, 3, H, W] or what `embed_visual` returned
     - `encode_text(ids [B, L] int64, mask [B, L] bool) -> Encoded`

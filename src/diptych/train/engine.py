@@ -297,7 +297,9 @@ class _Trainer:
         if moved.images is None:
             return moved
         data = self.config.data
-        return replace(moved, images=augment(moved.images, data.augment, draws, data.image.background))
+        clips, background = data.video.frames > 0, data.image.background
+        images = augment(moved.images, data.augment, draws, background, clips=clips)
+        return replace(moved, images=images)
 
     def _lr(self) -> float:
         config = self.config
