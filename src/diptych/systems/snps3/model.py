@@ -47,7 +47,7 @@ class SnpS3Model(VisionLanguageModel):
         self.visual = VisualTower(config)
         size = 0 if config.sizes == "any" else config.image_size
         self.image_spec = ImageSpec(
-            size, MEAN, STD, tokens=config.frames, sizes=config.sizes, multiple=STRIDE
+            size, MEAN, STD, config.frames, sizes=config.sizes, multiple=STRIDE, frames=config.frames
         )
         self.text = BertEmbedding(config.vocab_size, config.max_text_tokens, 2, config.width, config.dropout)
         self.layers = nn.ModuleList(
