@@ -17,7 +17,7 @@ def recipe_of(dataset, system, task):
     values = config.model_dump(mode="json")
     if system == "eve":
         values["conv"]["norm"] = "batch"
-    side = 128 if system == "soho" else 16  # 2 x 2 visual words
+    side = {"soho": 128, "snps3": 32}.get(system, 16)  # 2 x 2 visual words
     recipe = settings(dataset, train__steps=6, train__checkpoint_every=2, data__image__size=side)
     recipe["data"]["text"]["vocab_size"] = 60
     return recipe | {"system": values, "task": {"name": task}}
@@ -30,6 +30,7 @@ def recipe_of(dataset, system, task):
         ("eve", "eve_pretrain"),
         ("two_tower", "retrieval"),
         ("soho", "soho_pretrain"),
+        ("snps3", "snps3_pretrain"),
     ],
 )
 def test_a_resumed_run_is_the_uninterrupted_run(dataset, tmp_path, monkeypatch, system, task):
