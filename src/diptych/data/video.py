@@ -216,19 +216,23 @@ def _decoded(
     import av
 
     decode: Any = codec.decode  # type: ignore[attr-defined]
-    for packet in packets:
-        try:
-            yield from decode(packet)
-        except av.InvalidDataError:
-            if not forgiving:
-                raise _UnsoundError from None
-    yield from decode(None)
-    codec.flush_buffers()
+    try:
+        for packet in packets:
+            try:
+                yield from decode(packet)
+            except av.InvalidDataError:
+                if not forgiving:
+                    raise _UnsoundError from None
+        yield from decode(None)
+    finally:
+        codec.flush_buffers()
 
 
 def _survey(container: "InputContainer", stream: Any) -> _Survey:
     """Read all packets of a stream once."""
-    found, size, index = _Survey(), 0, 0
+    found, size = _Survey(), 0
+    # AVI numbers frames as they are stored, which is not how they are shown where some lie behind later ones.
+    reordered = container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
     codec = stream.codec_context.name
     extra = bytes(stream.codec_context.extradata or b"")
     prefix = (extra[4] & 3) + 1 if codec == "h264" and len(extra) > 4 and extra[0] == 1 else 0
@@ -246,6 +250,7 @@ def _survey(container: "InputContainer", stream: Any) -> _Survey:
         if key:
             found.keys.append(index)
             found.key_times.append(time)
+        reordered = reordered and time == packet.dts
         if not packet.is_discard and not (codec == "vp8" and not memoryview(packet)[0] & _VISIBLE):
             found.times.append(time)
             found.at.append(index)
@@ -256,6 +261,7 @@ def _survey(container: "InputContainer", stream: Any) -> _Survey:
                 found.packets = None
     found.sound = (
         found.sound
+        and not reordered
         and bool(found.times)
         and found.keys[:1] == [0]
         and len(set(found.times)) == len(found.times)
