@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import diptych
@@ -34,6 +33,9 @@ def failed_keys(folder: FetchFolder, before: int, only: Sequence[str] = ()) -> K
         before: number of a chunk.
         only: causes that count; none: all.
     """
+    # Slow to import, and needed by few.
+    import pyarrow.compute as pc
+
     keys = KeySet()
     wanted = pc.field("status") != SUCCESS
     if only:
