@@ -250,7 +250,7 @@ def _survey(container: "InputContainer", stream: Any) -> _Survey:
         if key:
             found.keys.append(index)
             found.key_times.append(time)
-        reordered = reordered and time == packet.dts
+        reordered = reordered and (not found.times or time > found.times[-1])
         if not packet.is_discard and not (codec == "vp8" and not memoryview(packet)[0] & _VISIBLE):
             found.times.append(time)
             found.at.append(index)
