@@ -54,9 +54,20 @@ def mine(
         ),
     ],
     out: OutOption,
-    tokenizer: TokenizerOption,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            help="The model's tokenizer: tokenizer.json, or BERT's vocab.txt; without it words are counted "
+            "and not ranked.",
+            show_default=False,
+        ),
+    ] = None,
     tagger: Annotated[
-        str, typer.Option(help="A spaCy pipeline, or a list of words and their kinds (.tsv).")
+        str,
+        typer.Option(
+            help="A spaCy pipeline, a list of words and their kinds (.tsv), or `emoji`: the list for the "
+            "emoji cards."
+        ),
     ] = "en_core_web_sm",
     top: TopOption = 3000,
     threshold: ThresholdOption = 0.25,
@@ -70,15 +81,19 @@ def mine(
 
     The published three scripts in one. What is counted stays in DIR/parts: a killed run goes on.
     """
+    from diptych.data.mined import write_counts
     from diptych.data.mining import count_words
     from diptych.data.text import Tokenizer
 
     thresholds = _numbers(groups)
-    vocabulary = Tokenizer.from_file(tokenizer).vocabulary()
+    vocabulary = None if tokenizer is None else Tokenizer.from_file(tokenizer).vocabulary()
     with progress("counting words") as bar:
         corpus = count_words(sources, tagger, out, workers=workers, progress=bar.update)
     if corpus.skipped:
         typer.echo(f"{corpus.skipped} lines or samples have no caption that can be read", err=True)
+    if vocabulary is None:
+        typer.echo(write_counts(corpus.counts, out))
+        return
     _finish(corpus.counts, vocabulary, out, top, threshold, thresholds, abandon or [], corpus.texts)
 
 

@@ -72,12 +72,19 @@ def rank_and_write(
         )
     main = keep_main_kinds(everything, threshold)
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / COUNTS, {kind: dict(counts.get(kind, {})) for kind in COUNTED})
+    write_counts(counts, out)
     _write(out / ALL, everything.columns())
     _write(out / WORDS, main.columns())
     _write(out / GROUPS, group_words(main, top, thresholds))
     _write_table(out / Path(ALL).with_suffix(".csv"), everything)
     return Mined(main, sum(sum(words.values()) for words in counts.values()), known)
+
+
+def write_counts(counts: Mapping[str, Mapping[str, int]], out: Path) -> Path:
+    """Write the file of the first stage into `out` (made if needed) and return its path."""
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / COUNTS, {kind: dict(counts.get(kind, {})) for kind in COUNTED})
+    return out / COUNTS
 
 
 def read_counts(path: Path) -> dict[str, dict[str, int]]:

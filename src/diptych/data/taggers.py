@@ -1,15 +1,18 @@
 """Taggers: which kind of word each word of a text is."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from diptych.data.cards.emoji_words import kinds as emoji_words
 from diptych.errors import DataError, UsageError
 
 COUNTED = ("VERB", "NOUN", "ADJ", "NUM")
 """Kinds that are counted (universal part-of-speech tags); numerals are counted and not ranked."""
 _LIST_ENDING = ".tsv"
+EMOJI = "emoji"
+"""Name of the list that ships."""
 
 Tagged = Iterator[tuple[str, str]]
 """Word as it stands in the text, kind in capitals."""
@@ -22,13 +25,16 @@ def load_tagger(name: str) -> Tagger:
 
     A list is a file `*.tsv` with a word and its kind a line (`dog<TAB>NOUN`): every word of a text that is in
     it, in any case, is of that kind. It serves languages without a tagger, and texts whose words are known.
+    `emoji` is the list of the words of the emoji cards.
 
     Raises:
         UsageError: spaCy or the pipeline is not installed.
         DataError: the list cannot be read.
     """
     if name.endswith(_LIST_ENDING):
-        return _of_list(Path(name))
+        return _of_list(dict(_read_list(Path(name))))
+    if name == EMOJI:
+        return _of_list(emoji_words())
     try:
         import spacy
     except ImportError:
@@ -62,9 +68,7 @@ def _of_spacy(pipeline: Any) -> Tagger:
     return tag
 
 
-def _of_list(path: Path) -> Tagger:
-    kinds = dict(_read_list(path))
-
+def _of_list(kinds: Mapping[str, str]) -> Tagger:
     def tag(texts: Iterable[str]) -> Tagged:
         for text in texts:
             for word in _words(text):
