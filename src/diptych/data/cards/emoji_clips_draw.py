@@ -124,8 +124,9 @@ class ClipPainter:
             with Image.open(BytesIO(self._sprites[hexcode, style])) as opened:
                 for number in range(getattr(opened, "n_frames", 1)):
                     opened.seek(number)
-                    ends += max(opened.info.get("duration", 0), 1) / 1000
                     small = opened.convert("RGBA").resize((side, side), Image.Resampling.LANCZOS)
+                    # Known once the frame is decoded.
+                    ends += max(opened.info.get("duration", 0), 1) / 1000
                     found.append((ends, small))
             self._pictures[hexcode, style] = found
         return self._pictures[hexcode, style]

@@ -5,19 +5,19 @@ from diptych.data.cards.scenes_text import enumerate_words, tiles
 
 
 def captions(clip: Clip) -> tuple[str, str, str]:
-    """Describe a clip: in order with the tiles; the same told the other way round; without the tiles."""
-    return caption(clip), _other_way(clip), caption(clip, with_tiles=False)
+    """Describe a clip: in order; the same told the other way round; without the tiles of what stays still."""
+    return caption(clip), _other_way(clip), caption(clip, all_tiles=False)
 
 
-def caption(clip: Clip, with_tiles: bool = True) -> str:
+def caption(clip: Clip, all_tiles: bool = True) -> str:
     """Return everything that happens, in order, and what stays still."""
-    words = _Words(clip, with_tiles)
+    words = _Words(clip, all_tiles)
     joint = ", then " if clip.form == "two" else " while "
     return joint.join(words.clauses()) + words.rest(", and ")
 
 
 def _other_way(clip: Clip) -> str:
-    words = _Words(clip, with_tiles=True)
+    words = _Words(clip, all_tiles=True)
     clauses = words.clauses()
     if clip.form == "one":
         still = words.rest("")
@@ -36,8 +36,8 @@ def actors(clip: Clip) -> list[Thing]:
 
 
 class _Words:
-    def __init__(self, clip: Clip, with_tiles: bool) -> None:
-        self._clip, self._with_tiles = clip, with_tiles
+    def __init__(self, clip: Clip, all_tiles: bool) -> None:
+        self._clip, self._all_tiles = clip, all_tiles
         acting = actors(clip)
         self._passed = [other for thing in acting for other in clip.passed(thing)]
 
@@ -70,4 +70,4 @@ class _Words:
 
     def _name(self, thing: Thing, state: State) -> str:
         noun = state.item.noun.counted(1)
-        return f"{noun} on {tiles(thing.color, 1)}" if self._with_tiles else noun
+        return f"{noun} on {tiles(thing.color, 1)}" if self._all_tiles or thing.acts else noun

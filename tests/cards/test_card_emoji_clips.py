@@ -1,0 +1,495 @@
+"""emoji-clips: truth of every text, what mirrors prove, disjoint splits, balance, purity, pixels, video."""
+
+import io
+import json
+import re
+from collections import Counter, defaultdict
+from itertools import pairwise
+
+import av
+import numpy as np
+import pytest
+from clip_judge import answer, check_caption, events
+from PIL import Image
+
+from diptych.data.cards.emoji_clips import CARD
+from diptych.data.cards.emoji_clips_choices import choices
+from diptych.data.cards.emoji_clips_draw import ClipPainter, progress
+from diptych.data.cards.emoji_clips_plan import SMALL, Clip, State, Thing, draw_clip
+from diptych.data.cards.emoji_clips_questions import ORDERED, UNORDERED, questions
+from diptych.data.cards.emoji_clips_raw import ANIMATED, PACKAGES
+from diptych.data.cards.emoji_clips_text import captions
+from diptych.data.cards.emoji_clips_video import encode
+from diptych.data.cards.emoji_scenes import load_sprites, spread
+from diptych.data.cards.scenes_draw import BACKGROUND
+from diptych.data.cards.scenes_layout import COLORS, SPLITS, Draws, Item, split_of_combination
+from diptych.data.cards.scenes_nouns import NOUNS
+from diptych.data.cards.sprites import STYLES, shipped
+from diptych.errors import DataError, UsageError
+
+
+@pytest.fixture(scope="module")
+def sprites():
+    return load_sprites(shipped())
+
+
+@pytest.fixture(scope="module")
+def pairs(sprites):
+    """Clip and mirror of 600 pairs, each with its questions and choices; 12 kinds of emoji."""
+    items, found = spread(sprites.items, 12), []
+    for number in range(600):
+        clip = draw_clip(3, number, items, ("noto",), 4)
+        asked = questions(clip, items, Draws(f"q{number}"))
+        offered = choices(clip, items, Draws(f"c{number}"))
+        found.append([(c, asked[i], offered[i]) for i, c in enumerate((clip, clip.reversed()))])
+    return found
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return list(CARD.convert(None, {"size": "40", "resolution": "32", "kinds": "12"}))
+
+
+def decoded(sample):
+    with av.open(io.BytesIO(sample.media["mp4"])) as file:
+        return [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+
+
+# --- truth
+
+
+def test_every_answer_is_right(pairs):
+    asked = 0
+    for clip, entries, _ in (side for pair in pairs for side in pair):
+        for row in entries:
+            assert answer(row["question"], clip.layout()) == row["answer"], row
+            asked += 1
+    assert asked > 8 * 1200
+
+
+def test_every_kind_is_asked(pairs):
+    seen = {row["kind"] for pair in pairs for row in pair[0][1]}
+    assert seen == set(ORDERED) | set(UNORDERED)
+    ordered = Counter(row["ordered"] for pair in pairs for row in pair[0][1])
+    assert ordered[True] > 0.3 * ordered.total()
+
+
+def test_every_caption_is_true_and_complete(pairs):
+    for clip, *_ in (side for pair in pairs for side in pair):
+        whole, other_way, plain = captions(clip)
+        check_caption(whole, clip.layout())
+        check_caption(other_way, clip.layout())
+        for thing in clip.still:
+            whole = re.sub(rf"({thing.item.noun.singular}) on an? {thing.color} tile", r"\1", whole)
+        assert plain == whole
+
+
+def test_the_judge_can_say_no(pairs):
+    for (clip, *_), (mirror, *_) in pairs:
+        for text in captions(mirror)[:2]:
+            with pytest.raises(AssertionError):
+                check_caption(text, clip.layout())
+
+
+def test_choices_have_one_right_option(pairs):
+    for clip, _, entries in (side for pair in pairs for side in pair):
+        for row in entries:
+            assert len(set(row["options"])) == 5
+            if row["kind"] == "action":
+                name = re.fullmatch(r"What does the (.+) do( first)?\?", row["question"])[1]
+                thing = next(t for t in clip.layout()["things"] if t["states"][0]["name"] == name)
+                done = next(e for e in events(thing) if e)
+                assert row["options"][row["answer"]] == done
+                assert len(_part(thing)) == 1 or "first" in row["question"]
+            else:
+                assert row["options"][row["answer"]] == captions(clip)[0]
+
+
+def _part(thing):
+    return [e for e in events(thing) if e]
+
+
+def test_layouts_are_sound(pairs):
+    for clip, *_ in (side for pair in pairs for side in pair):
+        layout = json.loads(json.dumps(clip.layout()))
+        things = layout["things"]
+        assert 2 <= len(things) <= 4
+        assert len({t["color"] for t in things}) == len(things)
+        acting = [t for t in things if any(events(t))]
+        assert len(acting) == (1 if clip.form == "one" else 2) or (clip.form, len(acting)) == ("two", 1)
+        crossed = Counter(cell for t in things for cell in _cells(t))
+        assert max(crossed.values()) == 1, "things meet"
+        assert len({s["concept"] for t in things for s in t["states"]}) == len(set(clip.items))
+
+
+def _cells(thing):
+    rows, columns = ([s[f] for s in thing["states"]] for f in ("row", "column"))
+    assert len(set(rows)) == 1 or len(set(columns)) == 1
+    assert 0 <= min(rows + columns) <= max(rows + columns) <= 2
+    return {(r, c) for r in range(min(rows), max(rows) + 1) for c in range(min(columns), max(columns) + 1)}
+
+
+# --- order
+
+
+def test_the_order_of_frames_decides_what_is_ordered(pairs):
+    """Both clips of a pair are asked the same; the answer differs exactly where it is said to."""
+    for (clip, asked, offered), (mirror, asked_too, offered_too) in pairs:
+        assert mirror.reversed() == clip != mirror
+        for one, other in zip(asked, asked_too, strict=True):
+            assert (one["question"], one["kind"]) == (other["question"], other["kind"])
+            assert (one["answer"] != other["answer"]) is one["ordered"] is other["ordered"]
+        for one, other in zip(offered, offered_too, strict=True):
+            assert (one["question"], one["kind"]) == (other["question"], other["kind"])
+            assert one["ordered"] is other["ordered"] is (one["kind"] != "looks")
+            if one["ordered"]:
+                assert one["options"] == other["options"]
+                assert one["answer"] != other["answer"]
+            else:
+                assert one["answer"] == other["answer"]
+
+
+def test_a_clip_and_its_mirror_show_the_same_frames(samples):
+    for clip, mirror in zip(samples[::2], samples[1::2], strict=True):
+        frames, others = decoded(clip), decoded(mirror)
+        assert len(frames) == 15
+        assert all(np.array_equal(a, b) for a, b in zip(frames, others[::-1], strict=True))
+        assert not np.array_equal(frames, others)
+        assert (clip.meta["mirror"], mirror.meta["mirror"]) == (mirror.key, clip.key)
+        # Frames in the middle of N equal segments: the same ones, in the other order.
+        for count in (1, 2, 3, 4, 5, 8):
+            chosen = [int((i + 0.5) * 15 / count) for i in range(count)]
+            mirrored = [others[i] for i in chosen][::-1]
+            assert all(np.array_equal(frames[i], other) for i, other in zip(chosen, mirrored, strict=True))
+
+
+def test_who_does_not_see_the_order_gets_half(samples):
+    """The best there is without order: for the same frames and question the most frequent answer."""
+    for kind in ("questions", "choices"):
+        answers = defaultdict(Counter)
+        for sample in samples:
+            frames = frozenset(frame.tobytes() for frame in decoded(sample))
+            for row in sample.meta[kind]:
+                asked = (frames, row["question"], *row.get("options", ()))
+                answers[row["ordered"], asked][row["answer"]] += 1
+        share = {
+            ordered: sum(max(c.values()) for (o, _), c in answers.items() if o is ordered)
+            / sum(c.total() for (o, _), c in answers.items() if o is ordered)
+            for ordered in (True, False)
+        }
+        assert share == {True: 0.5, False: 1.0}
+
+
+@pytest.mark.parametrize("frames", [5, 6, 15, 16])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_progress_is_the_same_backwards(frames, parts):
+    found = progress(frames, parts)
+    assert len(found) == parts
+    for part in found:
+        assert part[0] == 0.0
+        assert part[-1] == 1.0
+        assert all(a <= b for a, b in pairwise(part))
+    backwards = [[1 - share for share in part[::-1]] for part in found[::-1]]
+    assert np.allclose(found, backwards)
+    middle = [part[frames // 2] for part in found]
+    assert np.allclose(middle, [part[(frames - 1) // 2] for part in found])
+    assert np.allclose(middle, [0.5] if parts == 1 else [1, 0])
+
+
+def test_progress_by_hand():
+    assert progress(5, 1) == [[0, 0.25, 0.5, 0.75, 1]]
+    assert progress(6, 1) == [[0, 0.25, 0.5, 0.5, 0.75, 1]]
+    assert progress(5, 2) == [[0, 0.5, 1, 1, 1], [0, 0, 0, 0.5, 1]]
+    assert progress(6, 2) == [[0, 0.5, 1, 1, 1, 1], [0, 0, 0, 0, 0.5, 1]]
+
+
+# --- splits and balance
+
+
+def test_splits_share_no_combination_whatever_the_seed(sprites):
+    items, owners = spread(sprites.items, 12), defaultdict(set)
+    for seed in (0, 1, 99):
+        for pair in range(150):
+            clip = draw_clip(seed, pair, items, STYLES, 3)
+            assert clip.combination == clip.reversed().combination
+            owners[clip.combination].add(SPLITS[pair % 10])
+    assert {len(splits) for splits in owners.values()} == {1}
+    assert all(split_of_combination(text) in splits for text, splits in owners.items())
+
+
+def test_split_sizes(samples):
+    assert Counter(s.split for s in samples) == {"train": 32, "val": 4, "test": 4}
+    assert all(a.split == b.split for a, b in zip(samples[::2], samples[1::2], strict=True))
+
+
+def test_captions_tell_the_clips_of_a_test_split_apart(sprites):
+    items = spread(sprites.items, 12)
+    clips = [draw_clip(0, pair, items, ("noto",), 3) for pair in range(9, 5000, 10)]
+    texts = list(zip(*(captions(side) for clip in clips for side in (clip, clip.reversed())), strict=True))
+    assert len(texts[0]) == 1000
+    several = [sum(n for n in Counter(told).values() if n > 1) for told in texts]
+    assert max(several[:2]) <= 4
+    assert several[2] <= 60
+
+
+# A count that should be n has a standard deviation below sqrt(n), or sqrt(2 n) where the two clips of a pair
+# have the same answer. Four of them are allowed.
+@pytest.mark.parametrize(
+    ("kind", "answers"),
+    [
+        ("direction", 4), ("spin", 2), ("size", 2), ("sight", 2), ("before", 2), ("check", 2),
+        ("presence", 2), ("stays", 2), ("count", 3), ("color", len(COLORS)),
+    ],
+)  # fmt: skip
+def test_answers_are_balanced(pairs, kind, answers):
+    counts = Counter(
+        row["answer"] for pair in pairs for side in pair for row in side[1] if row["kind"] == kind
+    )
+    assert len(counts) == answers
+    even = counts.total() / answers
+    # A still thing needs room: clips with many are a little rarer.
+    slack = 0.15 * even if kind in ("count", "stays") else 0.0
+    assert max(abs(n - even) for n in counts.values()) <= 4 * (2 * even) ** 0.5 + slack
+
+
+@pytest.mark.parametrize(
+    "kind", ["place", "tile_at", "first", "does_first", "who", "on_color", "still", "actor"]
+)
+def test_no_answer_is_right_too_often(pairs, kind):
+    counts = Counter(
+        row["answer"] for pair in pairs for side in pair for row in side[1] if row["kind"] == kind
+    )
+    assert counts.total() >= 60
+    assert len(counts) >= 7
+    assert counts.most_common(1)[0][1] <= 0.3 * counts.total()
+
+
+@pytest.mark.parametrize("kind", ["order", "action", "looks"])
+def test_any_place_may_be_the_right_one(pairs, kind):
+    counts = Counter(row["answer"] for pair in pairs for row in pair[0][2] if row["kind"] == kind)
+    even = counts.total() / 5
+    assert counts.total() > 300
+    assert max(abs(counts[place] - even) for place in range(5)) <= 4 * even**0.5
+
+
+def test_words_alone_do_not_give_the_right_option_away(pairs):
+    """The option that is most like the others is right no more often than others."""
+    right = defaultdict(list)
+    for _, _, offered in (pair[0] for pair in pairs):
+        for row in offered:
+            if row["kind"] != "action":
+                words = [set(option.split()) for option in row["options"]]
+                alike = [sum(len(own & other) for other in words) - len(own) for own in words]
+                best = [i for i, value in enumerate(alike) if value == max(alike)]
+                right[row["kind"]].append((row["answer"] in best) / len(best))
+    assert abs(np.mean(right["looks"]) - 0.2) < 4 * (0.16 / len(right["looks"])) ** 0.5
+    assert np.mean(right["order"]) < 0.25 + 4 * (0.1875 / len(right["order"])) ** 0.5
+
+
+# --- purity
+
+
+def test_a_clip_depends_on_seed_and_number_only(sprites):
+    order = [draw_clip(7, pair, sprites.items, STYLES, 3) for pair in range(20)]
+    assert [draw_clip(7, pair, sprites.items, STYLES, 3) for pair in reversed(range(20))] == order[::-1]
+    assert draw_clip(8, 0, sprites.items, STYLES, 3) != order[0]
+
+
+def test_fewer_clips_are_the_first_of_more(samples):
+    some = list(CARD.convert(None, {"size": "5", "resolution": "32", "kinds": "12"}))
+    assert some == samples[:5]  # the same bytes, and the last one without its mirror
+
+
+def test_resolution_and_frames_do_not_change_the_content(samples):
+    other = list(
+        CARD.convert(None, {"size": "4", "resolution": "48", "frames": "8", "kinds": "12", "fps": "4"})
+    )
+    assert [s.meta for s in other] == [s.meta for s in samples[:4]]
+    assert [frame.shape for frame in decoded(other[0])] == [(48, 48, 3)] * 8
+
+
+def test_facts_of_the_video(samples):
+    for sample in samples[:4]:
+        with av.open(io.BytesIO(sample.media["mp4"])) as file:
+            (stream,) = file.streams
+            assert (stream.codec_context.name, stream.average_rate, stream.frames) == ("h264", 8, 15)
+            packets = [packet for packet in file.demux(stream) if packet.size]
+            assert all(packet.is_keyframe for packet in packets)
+        assert len(sample.media["mp4"]) < 8000
+
+
+def test_style_and_kinds():
+    some = list(
+        CARD.convert(None, {"size": "30", "resolution": "32", "style": "twemoji, noto", "kinds": "10"})
+    )
+    assert {s.meta["style"] for s in some} == {"twemoji", "noto"}
+    shown = {state["concept"] for s in some for t in s.meta["layout"]["things"] for state in t["states"]}
+    assert len(shown) == 10
+
+
+def test_numbers_of_questions_are_unique(samples):
+    numbers = [
+        row["question_id"] for s in samples for kind in ("questions", "choices") for row in s.meta[kind]
+    ]
+    assert len(set(numbers)) == len(numbers)
+    assert {row["dataset"] for s in samples for row in s.meta["questions"]} == {"emoji-clips"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kinds": "9"}, "kinds=9: expected a whole number from 10 to 302"),
+        ({"resolution": "33"}, "resolution=33: expected an even number"),
+        ({"frames": "4"}, "frames=4: expected a whole number from 5"),
+        ({"objects": "5"}, "objects=5: expected a whole number from 2 to 4"),
+        ({"style": ANIMATED}, "fluent-animated needs --raw with lobehub-fluent-emoji-anim-1-1.0.0.tgz"),
+        ({"style": "notto"}, "unknown 'notto'; did you mean 'noto'"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        next(CARD.convert(None, options))
+
+
+def test_too_few_concepts(sprites):
+    with pytest.raises(DataError, match=r"card 'emoji-clips': 1 of the \d+ emoji"):
+        load_sprites([c for c in shipped() if c.name == "dog"], "emoji-clips")
+
+
+# --- pixels
+
+
+def item(singular):
+    return next(Item("X", noun) for noun in NOUNS if noun.singular == singular)
+
+
+@pytest.fixture(scope="module")
+def painter():
+    """Every emoji is an opaque square, white above and black below: it shows how it is turned."""
+    square = Image.new("RGBA", (64, 64), (255, 255, 255, 255))
+    square.paste((0, 0, 0, 255), (0, 32, 64, 64))
+    out = io.BytesIO()
+    square.save(out, "PNG")
+    green = io.BytesIO()
+    Image.new("RGBA", (64, 64), (0, 255, 0, 255)).save(green, "PNG")
+    return ClipPainter(120, 5, 8, {("X", "noto"): out.getvalue(), ("Y", "noto"): green.getvalue()})
+
+
+def painted(painter, *states, color="red"):
+    """Five frames of a clip with one thing."""
+    return painter.paint(Clip("one", (Thing(color, states),), "noto"))
+
+
+def edge(frame, row, column):
+    """The pixel 3 of 40 below the upper edge of a cell: on the tile, above the emoji."""
+    return tuple(frame[40 * row + 3, 40 * column + 20].tolist())
+
+
+def test_pixels_of_a_move(painter):
+    frames = painted(painter, State(item("cat"), 1, 0), State(item("cat"), 1, 2))
+    red = COLORS["red"]
+    assert edge(frames[0], 1, 0) == edge(frames[2], 1, 1) == edge(frames[4], 1, 2) == red
+    assert edge(frames[0], 1, 1) == edge(frames[4], 1, 1) == edge(frames[2], 0, 1) == BACKGROUND
+    # A quarter of the way: half a cell further.
+    assert tuple(frames[1][43, 40].tolist()) == red
+
+
+def test_pixels_of_two_moves(painter):
+    cat = item("cat")
+    frames = painted(painter, State(cat, 0, 0), State(cat, 0, 2), State(cat, 2, 2))
+    assert [
+        edge(frame, *cell) for frame, cell in zip(frames[::2], ((0, 0), (0, 2), (2, 2)), strict=True)
+    ] == [COLORS["red"]] * 3
+
+
+def test_clockwise_is_clockwise(painter):
+    cat = item("cat")
+    frames = painted(painter, State(cat, 1, 1), State(cat, 1, 1, angle=360.0))
+    # The white half is above, right, below, left, above again.
+    spots = [(48, 60), (60, 72), (72, 60), (60, 48), (48, 60)]
+    for frame, (y, x) in zip(frames, spots, strict=True):
+        assert frame[y, x].min() > 240
+        assert frame[120 - y, 120 - x].max() < 15
+
+
+def test_pixels_of_growing_and_appearing(painter):
+    cat = item("cat")
+    frames = painted(painter, State(cat, 1, 1, size=SMALL), State(cat, 1, 1))
+    assert edge(frames[0], 1, 1) == BACKGROUND
+    assert edge(frames[4], 1, 1) == COLORS["red"]
+    assert tuple(frames[0][60 - 9, 60].tolist()) != BACKGROUND
+    frames = painted(painter, State(cat, 1, 1, opacity=0.0), State(cat, 1, 1))
+    assert (frames[0] == BACKGROUND).all()
+    half = (np.array(BACKGROUND) + COLORS["red"]) / 2
+    assert np.abs(np.array(edge(frames[2], 1, 1)) - half).max() <= 1
+
+
+def test_pixels_of_a_change(painter):
+    cat, other = item("cat"), Item("Y", item("dog").noun)
+    frames = painted(painter, State(cat, 1, 1), State(other, 1, 1))
+    assert frames[0][50, 60].tolist() == [255, 255, 255]
+    assert np.abs(frames[2][50, 60].astype(int) - [127, 255, 127]).max() <= 2
+    assert frames[4][50, 60].tolist() == [0, 255, 0]
+
+
+def test_frames_survive_the_video():
+    rng = np.random.default_rng(0)
+    frames = [np.full((32, 48, 3), rng.integers(0, 256, 3), dtype=np.uint8) for _ in range(7)]
+    data = encode(frames, 8)
+    assert data == encode(frames, 8)
+    with av.open(io.BytesIO(data)) as file:
+        seen = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+    assert np.abs(np.array(seen, dtype=int) - np.array(frames)).max() <= 6
+
+
+# --- emoji that move by themselves
+
+
+def animated(shades):
+    frames = [Image.new("RGBA", (16, 16), (shade, shade, shade, 255)) for shade in shades]
+    out = io.BytesIO()
+    frames[0].save(out, "WEBP", save_all=True, append_images=frames[1:], duration=250, lossless=True)
+    return out.getvalue()
+
+
+@pytest.fixture
+def packages(tmp_path, sprites):
+    """The four packages, unpacked, with every third of their emoji each."""
+    for number, package in enumerate(PACKAGES):
+        folder = tmp_path / package.name
+        (folder / "assets").mkdir(parents=True)
+        told = {"name": package.name, "version": package.version}
+        (folder / "package.json").write_text(json.dumps(told))
+        for emoji in spread(sprites.items, 10)[number::4]:
+            (folder / "assets" / f"{emoji.hexcode.lower()}.webp").write_bytes(animated([0, 255]))
+    return tmp_path
+
+
+def test_animated_emoji_play_in_time(packages):
+    given = {"size": "16", "resolution": "96", "style": ANIMATED, "kinds": "10", "fps": "4", "frames": "9"}
+    seen = 0
+    for sample in CARD.convert(packages, given):
+        frames = decoded(sample)
+        still = [t for t in sample.meta["layout"]["things"] if not any(events(t))]
+        if not still:
+            continue
+        thing, seen = still[0], seen + 1
+        row, column = (32 * thing["states"][0][field] + 16 for field in ("row", "column"))
+        # A quarter of a second each, at 4 frames a second; nine begin and end alike.
+        shades = [int(frame[row, column].mean()) for frame in frames]
+        assert [shade > 128 for shade in shades] == [bool(t % 2) for t in range(9)], shades
+        assert sample.meta["style"] == ANIMATED
+    assert seen >= 8
+
+
+def test_packages_that_lack_an_emoji(packages):
+    next(packages.rglob("*.webp")).unlink()
+    with pytest.raises(DataError, match="1 of 10 emoji are not in the animated packages, for example"):
+        next(CARD.convert(packages, {"style": ANIMATED, "kinds": "10"}))
+    with pytest.raises(DataError, match=r"lobehub-fluent-emoji-anim-1-1\.0\.0\.tgz not found"):
+        next(CARD.convert(_empty(packages), {"style": ANIMATED, "kinds": "10"}))
+
+
+def _empty(folder):
+    (folder / "empty").mkdir()
+    return folder / "empty"
