@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,24 +162,23 @@ class VideoFrames:
             while place > 0 and key_times[place] > time:
                 place -= 1
             start = keys[place]
-            if found and start <= found[-1][1]:
-                found[-1] = min(start, found[-1][0]), index
-            else:
-                found.append((start, index))
+            while found and start <= found[-1][1] + 1:
+                start = min(start, found.pop()[0])
+            found.append((start, index))
         return found
 
     def _count(self) -> None:
         """Learn the times of the frames by decoding them."""
         rate = self._stream.average_rate or self._stream.guessed_rate
         length = 1 / float(rate) if rate else 0.04
-        times: list[float] = []
-        for frame in self._everything():
-            after = times[-1] + length if times else 0.0
-            time = after if frame.pts is None else frame.pts * self._base - self._zero
-            times.append(max(time, times[-1]) if times else time)
-        if not times:
+        stamps = [frame.pts for frame in self._everything()]
+        if not stamps:
             raise MediumError("unreadable video", "no frame can be decoded")
-        self.times = np.array(times, dtype=np.float64)
+        known = [stamp for stamp in stamps if stamp is not None]
+        if len(known) == len(stamps) and all(a < b for a, b in pairwise(known)):
+            self.times = np.array(known, dtype=np.int64) * self._base - self._zero
+        else:
+            self.times = np.arange(len(stamps), dtype=np.float64) * length
 
     def _everything(self) -> "Iterator[VideoFrame]":
         """Yield all frames that can be decoded."""
