@@ -6,6 +6,7 @@ another answer in the other clip of the pair, which shows the same frames.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from diptych.data.cards.scenes_layout import COLORS, GRID, Draws, Item, split_of_combination, split_of_pair
@@ -64,7 +65,7 @@ class Thing:
     states: tuple[State, ...]
     """At the start, (between two events) and at the end; in between, what differs changes evenly."""
 
-    @property
+    @cached_property
     def events(self) -> tuple[str, ...]:
         """What it does in each part of the clip: `moves left`, `grows`, ...; empty: nothing."""
         return tuple(action(a, b) for a, b in zip(self.states, self.states[1:], strict=False))
@@ -89,7 +90,7 @@ class Thing:
         """The emoji that it is, one or two."""
         return tuple(dict.fromkeys(state.item for state in self.states))
 
-    @property
+    @cached_property
     def path(self) -> tuple[Cell, ...]:
         """The cells that it is on or crosses."""
         rows, columns = zip(*(state.cell for state in self.states), strict=True)
