@@ -244,7 +244,7 @@ def option_texts(choice: Any) -> tuple[str, ...]:
             question, answer = choice.get("question", ""), choice.get("answer")
             if not isinstance(question, str) or not (answer is None or answer in range(OPTIONS)):
                 return ()
-            return tuple(f"{question} {option}".strip() for option in options)
+            return tuple(f"{question.strip()} {option}".strip() for option in options)
         case _:
             return ()
 
