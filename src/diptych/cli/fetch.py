@@ -1,5 +1,8 @@
 """`diptych data fetch`: lists of addresses into shards."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +13,10 @@ from diptych.errors import UsageError
 
 if TYPE_CHECKING:
     from diptych.data.acquire.job import FetchSummary
+    from diptych.data.engines.origin import Origin
 
+_NEEDLESS = frozenset({"-h", "--help", "--workers=1", "ray", "--engine=ray"})
+"""Arguments with which there are no workers of this machine."""
 SHOWN_HOSTS = 5
 """Hosts named in the summary: those where most rows failed."""
 
@@ -18,7 +24,25 @@ _LIST, _PICTURES, _NETWORK = "The list", "Pictures", "Network and politeness"
 _VIDEOS, _PAGES = "Videos", "Pages of video platforms (through yt-dlp)"
 
 
+def workers_ahead(arguments: Sequence[str]) -> "AbstractContextManager[Origin | None]":
+    """Return what workers of the command line will be copied from: they load while it is being read.
+
+    Args:
+        arguments: of `diptych`; None comes of all that is no fetch with several workers. What is wrong in
+            them, and that a list makes only one chunk, shows later.
+    """
+    if list(arguments[:2]) != ["data", "fetch"] or not _NEEDLESS.isdisjoint(arguments):
+        return nullcontext()
+    if ("--workers", "1") in pairwise(arguments):
+        return nullcontext()
+    from diptych.data.acquire.job import origin_of_workers
+    from diptych.data.acquire.video_options import FORMS
+
+    return origin_of_workers(video=not {"video", "--media=video", *FORMS}.isdisjoint(arguments))
+
+
 def fetch(
+    ctx: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -317,6 +341,7 @@ def fetch(
             only=tuple(cause.strip() for cause in only.split(",") if cause.strip()),
             force=force,
             progress=bar.update,
+            origin=ctx.obj,
         )
     _print(summary)
 

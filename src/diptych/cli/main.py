@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import diptych
+from diptych.cli.fetch import workers_ahead
 from diptych.errors import DiptychError, UsageError
 
 MODULES = ("demo", "data", "targets", "words", "train", "eval", "predict", "report", "convert", "config")
@@ -55,7 +56,9 @@ def _version(wanted: bool) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line (without the program's name) and return its exit status."""
     try:
-        status = build_app()(args=list(arguments), prog_name="diptych", standalone_mode=False)
+        with workers_ahead(arguments) as ahead:
+            app = build_app()
+            status = app(args=list(arguments), prog_name="diptych", standalone_mode=False, obj=ahead)
     except DiptychError as error:
         for line in str(error).splitlines():
             typer.echo(f"error: {line}", err=True)

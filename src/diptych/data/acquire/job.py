@@ -8,17 +8,21 @@ from diptych.data.acquire.options import ListOptions, NetOptions, PictureOptions
 from diptych.data.acquire.order import FetchSummary, Order, Report
 from diptych.data.acquire.video_options import PageOptions, VideoOptions, video_net
 from diptych.data.engines import make_engine
+from diptych.data.engines.origin import Origin
 from diptych.errors import UsageError
 
 PICTURES_A_SHARD, VIDEOS_A_SHARD = 2000, 500
-_NEEDED = ("diptych.data.acquire.working",)
-_NEEDED_BY = {
-    "picture": ("diptych.data.acquire.pictures",),
-    "video": ("diptych.data.acquire.video_fetching",),
-}
-"""What workers load, by what the list is about."""
+__all__ = ["FetchSummary", "fetch", "origin_of_workers"]
 
-__all__ = ["FetchSummary", "fetch"]
+
+def origin_of_workers(*, video: bool = False) -> Origin:
+    """Return what workers of a fetch are copied from; begun early, it loads what they need in the meantime.
+
+    Args:
+        video: the list is about videos.
+    """
+    media = "video_fetching" if video else "pictures"
+    return Origin(("diptych.data.acquire.working", f"diptych.data.acquire.{media}"))
 
 
 def fetch(
@@ -39,6 +43,7 @@ def fetch(
     only: Sequence[str] = (),
     force: bool = False,
     progress: Report | None = None,
+    origin: Origin | None = None,
 ) -> FetchSummary:
     """Fetch the media of a list into shards with an index.
 
@@ -63,6 +68,7 @@ def fetch(
         only: of those, the rows that failed for one of these causes; none: all.
         force: delete what was fetched before into `out`.
         progress: told how many rows are done.
+        origin: see `origin_of_workers`; None: the call begins one.
 
     Raises:
         UsageError: wrong options, no such column.
@@ -99,8 +105,7 @@ def fetch(
         force=force,
         progress=progress,
     )
-    needed = (*_NEEDED, *_NEEDED_BY["video" if videos else "picture"])
-    with make_engine(engine, workers, needed) as runner:
+    with make_engine(engine, workers, origin=origin or origin_of_workers(video=bool(videos))) as runner:
         # Not before: the processes of the engine load at the same time.
         from diptych.data.acquire.running import carry_out
 

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from diptych.errors import UsageError
 from diptych.resolve import nearest
+
+if TYPE_CHECKING:
+    from diptych.data.engines.origin import Origin
 
 Tell = Callable[[int, str], None]
 """A task calls it with how many samples it has done, and what comes next (a key, for messages)."""
@@ -67,7 +70,9 @@ class Engine(Protocol):
 ENGINES = ("local", "ray")
 
 
-def make_engine(name: str, workers: int | None = None, load: Sequence[str] = ()) -> Engine:
+def make_engine(
+    name: str, workers: int | None = None, load: Sequence[str] = (), origin: "Origin | None" = None
+) -> Engine:
     """Return an engine.
 
     Args:
@@ -75,6 +80,7 @@ def make_engine(name: str, workers: int | None = None, load: Sequence[str] = ())
             one on this machine.
         workers: tasks at a time; None: one for each core.
         load: modules that tasks will need, where processes can load them ahead.
+        origin: of local processes, if it has been begun before.
 
     Raises:
         UsageError: there is no such engine, it is not installed, or `workers` is below 1.
@@ -84,7 +90,7 @@ def make_engine(name: str, workers: int | None = None, load: Sequence[str] = ())
     if name == "local":
         from diptych.data.engines.local import LocalEngine
 
-        return LocalEngine(workers, load)
+        return LocalEngine(workers, load, origin)
     if name == "ray":
         from diptych.data.engines.ray import RayEngine
 

@@ -33,16 +33,22 @@ class LocalEngine:
 
     Args:
         workers: how many; None: one for each core that this process may use.
-        load: modules that the processes need besides those of the function; loaded once for all.
+        load: modules that the processes need besides that of the function; loaded once for all.
+        origin: what the processes are copies of, if it has been begun before; `load` means nothing then.
         silence: see `SILENCE`.
     """
 
     def __init__(
-        self, workers: int | None = None, load: Sequence[str] = (), *, silence: float = SILENCE
+        self,
+        workers: int | None = None,
+        load: Sequence[str] = (),
+        origin: Origin | None = None,
+        *,
+        silence: float = SILENCE,
     ) -> None:
         self.workers = workers or len(os.sched_getaffinity(0))
         self._silence = silence
-        self._origin = Origin(load)
+        self._origin = origin or Origin(load)
 
     def __enter__(self) -> Self:
         if self.workers > 1:

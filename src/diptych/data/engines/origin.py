@@ -15,6 +15,8 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
+from types import TracebackType
+from typing import Self
 
 from diptych.data.engines.process import serve
 
@@ -41,6 +43,8 @@ _LOOK = 0.005
 class Origin:
     """The side of the process that hands out tasks; none of its methods needs another to be called before.
 
+    As a context manager it begins at once and ends with the block.
+
     Args:
         load: modules that workers need. What cannot be imported is left to the tasks, which say so.
     """
@@ -51,6 +55,15 @@ class Origin:
         self._control: socket.socket | None = None
         self._alive = -1
         self._numbers, self._copied = count(), False
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def start(self, *more: str) -> socket.socket:
         """Begin the process if there is none, which then loads; return the socket to speak to it.
