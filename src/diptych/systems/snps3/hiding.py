@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diptych.blocks.collective import Joiner
@@ -199,17 +200,24 @@ def hide_attended(
 
 
 def draw_false(
-    raw: Tensor, mask: Tensor, match_ids: Tensor, draws: Draws, join: Joiner
+    ids: Tensor, mask: Tensor, match_ids: Tensor, draws: Draws, join: Joiner
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw for each sample the text of another one of the batch (of all ranks) that does not match it.
+
+    Args:
+        ids: [B, L] int64, the texts as they may be drawn.
+        mask: [B, L] bool.
+        match_ids: [B] int64; equal ones match.
+        draws: of the B samples.
+        join: of these samples.
 
     Returns:
         Ids and mask [B, L'] of the wrong texts, and [B] bool: whether there was one.
     """
-    longest = int(join.world.max(torch.tensor(raw.shape[1], device=raw.device)))
-    missing = (0, longest - raw.shape[1])
-    ids = join(torch.nn.functional.pad(raw, missing))
-    masks = join(torch.nn.functional.pad(mask.long(), missing)).bool()
-    source, there = draw_others(match_ids, draws.rand(1).to(raw.device), join(match_ids))
+    longest = int(join.world.max(torch.tensor(ids.shape[1], device=ids.device)))
+    missing = (0, longest - ids.shape[1])
+    texts = join(F.pad(ids, missing))
+    masks = join(F.pad(mask.long(), missing)).bool()
+    source, there = draw_others(match_ids, draws.rand(1).to(ids.device), join(match_ids))
     source = source[:, 0]
-    return ids[source], masks[source], there[:, 0]
+    return texts[source], masks[source], there[:, 0]

@@ -4,7 +4,6 @@ Legend: B samples, N frames, L text tokens, W words.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -132,10 +131,8 @@ class SnpS3PretrainTask(Task):
             # By now the encoders are what training starts from.
             self.moco.start(self.model)
         texts = self.hider.hide(batch.text_ids, batch.text_mask.bool(), context.draws)
-        given = self.give(batch, texts, context.draws, context.world)
         guided = self._guided(texts, context)
-        if guided is not None:
-            given = replace(given, guided=guided)
+        given = self.give(batch, texts, guided, context.draws, context.world)
         parts = pretraining_losses(
             self.model, self.heads, given, self.wanted, context.world, training=self.training
         )
@@ -143,40 +140,67 @@ class SnpS3PretrainTask(Task):
         metrics = self._metrics(parts, context.world)
         return Loss(torch.stack(list(weighted.values())).sum(), weighted, metrics)
 
-    def give(self, batch: Batch, texts: Texts, draws: Draws, world: World) -> Given:
-        """Put clips, texts and a wrong text for each clip together."""
+    def give(
+        self,
+        batch: Batch,
+        texts: Texts,
+        guided: tuple[Tensor, Tensor] | None,
+        draws: Draws,
+        world: World,
+    ) -> Given:
+        """Put clips, texts and a wrong text for each clip together.
+
+        Args:
+            batch: with the clips.
+            texts: of the batch, with words hidden.
+            guided: ids and targets that take their place for the word losses and matching.
+            draws: of the samples.
+            world: the ranks, from all of whose texts wrong ones are drawn.
+        """
+        device = texts.raw.device
+        shown = texts.raw
+        if self.config.itm_texts == "hidden":
+            shown = texts.shown if guided is None else guided[0]
+        join = Joiner(world, len(shown), device)
+        false, false_mask, there = draw_false(shown, texts.mask, batch.match_ids.to(device), draws, join)
         frames, padding = self.frames(batch)
-        join = Joiner(world, len(texts.raw), texts.raw.device)
-        false, false_mask, there = draw_false(
-            texts.raw, texts.mask, batch.match_ids.to(texts.raw.device), draws, join
-        )
         return Given(
-            frames,
-            texts.raw,
-            texts.mask,
-            texts.shown,
-            texts.targets,
-            false,
-            false_mask,
-            texts.words,
-            padding,
+            frames=frames,
+            raw=texts.raw,
+            mask=texts.mask,
+            shown=texts.shown,
+            targets=texts.targets,
+            false=false,
+            false_mask=false_mask,
+            words=texts.words,
+            padding=padding,
+            guided=guided,
             false_there=there,
         )
 
     def frames(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Return normalised frames [B, N, 3, H, W], and which pixels are padding [B, N, H, W] if any are."""
+        """Return normalised frames [B, N, 3, H, W], and which pixels are padding [B, N, H, W] if any are.
+
+        A picture is a clip of one frame; frames that repeat one count as what they show.
+
+        Raises:
+            UsageError: clips of more frames than the model is made for.
+        """
         assert batch.images is not None
         images = batch.images if batch.images.dim() == 5 else batch.images[:, None]
         B, N = images.shape[:2]
+        if self.model.config.frames < N:
+            raise UsageError(
+                f"data.video.frames = {N}, but system.frames = {self.model.config.frames}; set them to the "
+                "same number"
+            )
         pixels = normalise(images.flatten(0, 1), self.model.image_spec)
-        padding = None
-        if batch.image_sizes is not None:
-            sizes = batch.image_sizes.to(pixels.device)
-            sizes = sizes.flatten(0, -2) if sizes.dim() == 3 else sizes.repeat_interleave(N, 0)
-            pixels = blank_outside(pixels, sizes)
-            padding = self.model.padding(sizes, pixels.shape[2], pixels.shape[3])
-            padding = padding.view(B, N, *pixels.shape[2:])
-        return pixels.view(B, N, *pixels.shape[1:]), padding
+        pixels = pixels.view(B, N, *pixels.shape[1:])
+        if batch.image_sizes is None:
+            return pixels, None
+        sizes = batch.image_sizes.to(pixels.device)
+        each = sizes if sizes.dim() == 3 else sizes[:, None].expand(-1, N, -1)
+        return blank_outside(pixels, each), self.model.padded(pixels, each)
 
     def _guided(self, texts: Texts, context: StepContext) -> tuple[Tensor, Tensor] | None:
         """Hide the words that get most attention, in some samples; None: in none of them."""

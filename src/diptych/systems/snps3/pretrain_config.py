@@ -60,6 +60,11 @@ class SnpS3PretrainConfig(TaskConfig):
         description="What the text network reads to find hidden words in texts alone. `published`: texts "
         "with nothing hidden, which it can copy.",
     )
+    itm_texts: Literal["hidden", "published"] = Field(
+        "hidden",
+        description="Wrong texts of matching. `hidden`: they have words hidden as the right ones have; "
+        "`published`: they have not, so that a hidden word gives right ones away.",
+    )
     level1: Literal["queue", "batch"] = Field(
         "queue",
         description="What the first level compares with: queues of earlier batches, made by slowly following "

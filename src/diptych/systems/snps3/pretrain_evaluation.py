@@ -111,7 +111,7 @@ def evaluate_pretraining(
         assert whole.text_mask is not None
         draws = Draws(SEED, batch.positions)
         texts = task.hider.hide(whole.text_ids, whole.text_mask, draws, training=False)
-        given = task.give(whole, texts, draws, ALONE)
+        given = task.give(whole, texts, None, draws, ALONE)
         tally.add(batch.keys, pretraining_losses(task.model, task.heads, given, wanted, training=False))
         progress("read", len(tally.rows), data.size)
     task.train(training)
