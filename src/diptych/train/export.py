@@ -51,7 +51,7 @@ class Weights:
 def exported_settings(config: RunConfig) -> dict[str, Any]:
     """Return the part of a run's configuration that a user of the model needs, as nested values."""
     keep: dict[str, Any] = {
-        "data": {"image", "text", "path", "examples"},
+        "data": {"image", "video", "text", "path", "examples"},
         "system": True,
         "task": True,
         "evaluate": True,
