@@ -322,12 +322,13 @@ class LoadedModel:
         A repeated one is decoded once.
         """
         distinct = sorted(set(rows))
-        frames, sizes = framed_pictures([seen[row] for row in distinct], self.config.data.image)
+        data = self.config.data
+        frames, sizes = framed_pictures([seen[row] for row in distinct], data.image, data.video)
         chosen = torch.tensor([distinct.index(row) for row in rows], dtype=torch.int64)
         return frames[chosen], None if sizes is None else sizes[chosen]
 
     def _embed(self, pictures: Sequence[Picture]) -> Tensor | Visual:
-        images, sizes = framed_pictures(pictures, self.config.data.image)
+        images, sizes = framed_pictures(pictures, self.config.data.image, self.config.data.video)
         sizes = None if sizes is None else sizes.to(self.device)
         return embed_pictures(self.model, images.to(self.device), sizes=sizes)
 

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 WHOLE = 64
 """Frames of a video that is decoded and remembered whole, at most; of longer ones what was shown."""
 
+Choose = Callable[[Times], Frames]
+"""Times of all frames -> numbers of those that are wanted."""
+Use = Callable[[int, Picture], None]
+"""Takes a wanted frame and its number."""
+Footage = Callable[[Choose, Use], None]
+
 
 @dataclass(frozen=True)
 class _Part:
@@ -101,11 +107,27 @@ class ClipReader:
         Raises:
             PictureError: the sample cannot be used.
         """
+
+        def footage(choose: Choose, use: Use) -> None:
+            _decode_clip(sample, self._decode, choose, use)
+
+        self.fill(number, footage, sample.meta, out, look)
+
+    def fill(self, number: int, footage: Footage, meta: Mapping[str, Any], out: Pixels, look: Look) -> None:
+        """Fill a row with frames from anywhere; arguments as `read`.
+
+        Args:
+            number: of the sample in its selection.
+            footage: hands over the frames that are chosen.
+            meta: of the sample (`data.video.part`).
+            out: [N, H, W, C].
+            look: what is random.
+        """
         row: _Row | None = None
 
         def choose(times: Times) -> Frames:
             nonlocal row
-            part = self._part(times, sample.meta)
+            part = self._part(times, meta)
             if self._remember:
                 self._parts[number] = part
             row = self._row(part, out, look)
@@ -117,7 +139,7 @@ class ClipReader:
             assert row is not None
             self._keep(number, frame, picture, row)
 
-        _decode_clip(sample, self._decode, choose, use)
+        footage(choose, use)
         assert row is not None
         row.tell(look)
 
@@ -218,20 +240,11 @@ class _Row:
             self.sizes[other] = self.sizes[at[0]]
 
 
-def _decode_clip(
-    sample: Sample,
-    decode: PictureDecoder,
-    choose: Callable[[Times], Frames],
-    use: Callable[[int, Picture], None],
-) -> None:
+def _decode_clip(sample: Sample, decode: PictureDecoder, choose: Choose, use: Use) -> None:
     """Hand over the frames that `choose` picks of what a sample has."""
     videos = sorted(name for name in sample.media if is_video(name))
     if videos:
-        try:
-            with open_frames(sample.media[videos[0]]) as video:
-                video.show(choose, use)
-        except MediumError as error:
-            raise PictureError(error.cause, error.detail) from error
+        decode_video(sample.media[videos[0]], choose, use)
         return
     names = frame_names(sample.media)
     if not names:
@@ -239,6 +252,19 @@ def _decode_clip(
     rate = _seconds(sample.meta, "fps") or 1.0
     for number in np.unique(choose(np.arange(len(names)) / rate)).tolist():
         use(number, decode(sample.media[names[number]]))
+
+
+def decode_video(data: bytes, choose: Choose, use: Use) -> None:
+    """Hand over the frames that `choose` picks of a video.
+
+    Raises:
+        PictureError: it cannot be read.
+    """
+    try:
+        with open_frames(data) as video:
+            video.show(choose, use)
+    except MediumError as error:
+        raise PictureError(error.cause, error.detail) from error
 
 
 def frame_names(media: Mapping[str, bytes]) -> list[str]:

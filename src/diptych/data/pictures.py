@@ -1,4 +1,4 @@
-"""Pictures of a user's program: paths, bytes, PIL pictures or arrays, made ready as in an evaluation."""
+"""Pictures and videos of a user's program: paths, bytes, PIL pictures or arrays, as in an evaluation."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from diptych.data.config import ImageConfig
+from diptych.data.clips import Choose, ClipReader, Footage, Use, decode_video
+from diptych.data.config import DataConfig, ImageConfig
 from diptych.data.decode import JpegDecoder, Pixels
 from diptych.data.fit import frame_side, pad_batch
 from diptych.data.image import (
@@ -22,10 +23,14 @@ from diptych.data.image import (
     smallest_side,
     square_into,
 )
+from diptych.data.look import Look, PictureDecoder
+from diptych.data.raw.video import HEAD, container_of
+from diptych.data.video_config import VideoConfig
 from diptych.errors import DataError
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
-"""A path, encoded bytes, a PIL picture, or pixels [H, W], [H, W, 3] or [H, W, 4] uint8."""
+"""A path, encoded bytes, a PIL picture, or pixels [H, W], [H, W, 3] or [H, W, 4] uint8. For models of clips
+also a video as a path, as bytes or as its frames [V, H, W, 3] uint8."""
 
 
 def picture_list(pictures: Picture | Sequence[Picture]) -> list[Picture]:
@@ -48,16 +53,25 @@ def square_pictures(pictures: Sequence[Picture], config: ImageConfig) -> Tensor:
     return torch.from_numpy(out).permute(0, 3, 1, 2)
 
 
-def framed_pictures(pictures: Sequence[Picture], config: ImageConfig) -> tuple[Tensor, Tensor | None]:
+def framed_pictures(
+    pictures: Sequence[Picture], config: ImageConfig, video: VideoConfig | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Return pictures as an evaluation batch holds them, by `config.resize`.
 
+    Args:
+        pictures: N of them.
+        config: how they become squares, or fit.
+        video: with `frames`, all become clips of F frames, as `clips_of` makes them.
+
     Returns:
-        [N, 3, H, W] uint8, and their sizes [N, 2] int64 (height, width) where they keep their shapes (`fit`);
-        None where they fill their squares.
+        [N, 3, H, W] uint8 (clips: [N, F, 3, H, W]), and their sizes [N, 2] int64 (height, width; clips:
+        [N, F, 2]) where they keep their shapes (`fit`); None where they fill their squares.
 
     Raises:
         DataError: a picture cannot be read; the message names it.
     """
+    if video is not None and video.frames:
+        return clips_of(pictures, config, video)
     if config.resize != "fit":
         return square_pictures(pictures, config), None
     side = frame_side(config)
@@ -70,14 +84,68 @@ def framed_pictures(pictures: Sequence[Picture], config: ImageConfig) -> tuple[T
     return pad_batch(shown, config.multiple)
 
 
+def clips_of(
+    pictures: Sequence[Picture], config: ImageConfig, video: VideoConfig
+) -> tuple[Tensor, Tensor | None]:
+    """Return one clip of each video as an evaluation batch holds it; a picture is a video of one frame.
+
+    Frames in an array count as one a second. Arguments, result and errors as `framed_pictures`.
+    """
+    settings = DataConfig(image=config, video=video.with_(clips=1, crops=1))
+    fits = config.resize == "fit"
+    side = frame_side(config) if fits else config.size
+    shape = (side, side, 3)
+    decoder = JpegDecoder()
+    decode = PictureDecoder(config, 3, decoder)
+    reader = ClipReader(settings, np.ones(1, dtype=np.int64), shape, decode, budget=0, training=False)
+    made, sizes = [], []
+    for picture in pictures:
+        out, look = np.zeros((video.frames, *shape), dtype=np.uint8), Look(None)
+        reader.fill(0, _footage(picture, config, decoder), {}, out, look)
+        height, width = look.sizes[0]
+        made.append(torch.from_numpy(out[:, :height, :width].copy()).permute(0, 3, 1, 2))
+        sizes.append(look.sizes)
+    if not fits:
+        return torch.stack(made), None
+    frames, _ = pad_batch([clip.flatten(0, 1) for clip in made], config.multiple)
+    return frames.unflatten(1, (video.frames, 3)), torch.tensor(sizes, dtype=torch.int64)
+
+
+def _footage(picture: Picture, config: ImageConfig, decoder: JpegDecoder) -> Footage:
+    """Return what hands over frames of a video, or the only one of a picture."""
+
+    def of_video(choose: Choose, use: Use) -> None:
+        try:
+            decode_video(data, choose, use)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+
+    def of_arrays(choose: Choose, use: Use) -> None:
+        frames = np.asarray(picture)
+        for number in sorted(set(choose(np.arange(len(frames), dtype=np.float64)).tolist())):
+            use(number, _pixels(frames[number], config, decoder))
+
+    def of_picture(choose: Choose, use: Use) -> None:
+        choose(np.zeros(1))
+        use(0, _pixels(picture, config, decoder))
+
+    if isinstance(picture, np.ndarray) and picture.ndim == 4 and len(picture):
+        return of_arrays
+    if isinstance(picture, np.ndarray | Image.Image):
+        return of_picture
+    name, data = _content(picture)
+    return of_video if container_of(data[:HEAD]) else of_picture
+
+
 def _pixels(picture: Picture, config: ImageConfig, decoder: JpegDecoder) -> Pixels:
     """Return the whole picture, [H, W, 3]; it may lie in memory that the decoder uses again."""
     if isinstance(picture, Image.Image):
         return np.array(lay_on(as_rgb(picture), config.background))
     if isinstance(picture, np.ndarray):
         return np.array(lay_on(as_rgb(_from_array(picture)), config.background))
-    name = "a picture" if isinstance(picture, bytes) else os.fspath(picture)
-    data = picture if isinstance(picture, bytes) else _read(Path(picture))
+    name, data = _content(picture)
+    if container_of(data[:HEAD]):
+        raise DataError(f"{name}: a video, but the model reads pictures (data.video.frames = 0)")
     try:
         limit = smallest_side(config)
         pixels = decode_fast(data, decoder, limit)
@@ -88,9 +156,13 @@ def _pixels(picture: Picture, config: ImageConfig, decoder: JpegDecoder) -> Pixe
     return pixels
 
 
-def _read(path: Path) -> bytes:
+def _content(picture: str | os.PathLike[str] | bytes) -> tuple[str, bytes]:
+    """Return a name for messages and the content."""
+    if isinstance(picture, bytes):
+        return "a picture", picture
+    path = Path(picture)
     try:
-        return path.read_bytes()
+        return str(path), path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: the picture cannot be read ({error.strerror})") from error
 
