@@ -9,6 +9,7 @@ from itertools import pairwise
 import av
 import numpy as np
 import pytest
+import torch
 from clip_judge import answer, check_caption, events
 from PIL import Image
 
@@ -25,6 +26,10 @@ from diptych.data.cards.scenes_draw import BACKGROUND
 from diptych.data.cards.scenes_layout import COLORS, SPLITS, Draws, Item, split_of_combination
 from diptych.data.cards.scenes_nouns import NOUNS
 from diptych.data.cards.sprites import STYLES, shipped
+from diptych.data.config import DataConfig
+from diptych.data.index import ShardDataset
+from diptych.data.loader import evaluation_batches
+from diptych.data.shards import ShardWriter
 from diptych.errors import DataError, UsageError
 
 
@@ -161,6 +166,20 @@ def test_a_clip_and_its_mirror_show_the_same_frames(samples):
             chosen = [int((i + 0.5) * 15 / count) for i in range(count)]
             mirrored = [others[i] for i in chosen][::-1]
             assert all(np.array_equal(frames[i], other) for i, other in zip(chosen, mirrored, strict=True))
+
+
+@pytest.mark.parametrize("frames", [1, 3, 4, 5, 8, 15])
+def test_the_loader_sees_the_same_frames_of_both(samples, tmp_path, frames):
+    """Evaluation takes frames from the middle of equal parts: in reverse those of the mirror."""
+    with ShardWriter(tmp_path / "clips", "emoji-clips", 100) as writer:
+        for sample in samples[:8]:
+            writer.write(sample)
+    config = DataConfig.model_validate({"image": {"size": 32}, "video": {"frames": frames}})
+    (batch,) = evaluation_batches(ShardDataset.open(tmp_path / "clips").select(), config, 8)
+    assert batch.images.shape == (8, frames, 3, 32, 32)
+    for clip, mirror in zip(batch.images[::2], batch.images[1::2], strict=True):
+        assert torch.equal(clip, mirror.flip(0))
+        assert torch.equal(clip, mirror) is (frames == 1)
 
 
 def test_who_does_not_see_the_order_gets_half(samples):
