@@ -69,14 +69,14 @@ def test_every_answer_is_right(pairs):
         for row in entries:
             assert answer(row["question"], clip.layout()) == row["answer"], row
             asked += 1
-    assert asked > 8 * 1200
+    assert asked > 5 * 1200
 
 
 def test_every_kind_is_asked(pairs):
     seen = {row["kind"] for pair in pairs for row in pair[0][1]}
     assert seen == set(ORDERED) | set(UNORDERED)
     ordered = Counter(row["ordered"] for pair in pairs for row in pair[0][1])
-    assert ordered[True] > 0.3 * ordered.total()
+    assert 0.4 < ordered[True] / ordered.total() < 0.6
 
 
 def test_every_caption_is_true_and_complete(pairs):
@@ -168,13 +168,15 @@ def test_a_clip_and_its_mirror_show_the_same_frames(samples):
             assert all(np.array_equal(frames[i], other) for i, other in zip(chosen, mirrored, strict=True))
 
 
-@pytest.mark.parametrize("frames", [1, 3, 4, 5, 8, 15])
+@pytest.mark.parametrize("frames", [1, 3, 5, 15])
 def test_the_loader_sees_the_same_frames_of_both(samples, tmp_path, frames):
-    """Evaluation takes frames from the middle of equal parts: in reverse those of the mirror."""
+    """Frames in the middles of equal parts, of 15 frames: in reverse those of the mirror."""
     with ShardWriter(tmp_path / "clips", "emoji-clips", 100) as writer:
         for sample in samples[:8]:
             writer.write(sample)
-    config = DataConfig.model_validate({"image": {"size": 32}, "video": {"frames": frames}})
+    config = DataConfig.model_validate(
+        {"image": {"size": 32}, "video": {"frames": frames, "policy": "segments"}}
+    )
     (batch,) = evaluation_batches(ShardDataset.open(tmp_path / "clips").select(), config, 8)
     assert batch.images.shape == (8, frames, 3, 32, 32)
     for clip, mirror in zip(batch.images[::2], batch.images[1::2], strict=True):

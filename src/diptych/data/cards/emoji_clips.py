@@ -199,8 +199,9 @@ CARD = Card(
         "- Every frame is coded by itself, so that the decoded frames of a clip are exactly those of its "
         "mirror. Coded by differences, a clip would have half the size, but traces behind what moves.\n"
         "- The answer to a question with `ordered: true` can be guessed from one frame by who knows that it "
-        "is, for example, the first one. The middle frame tells nothing; with an odd number of frames "
-        "neither do frames at equal distances from each other and from the ends, taken without their order.\n"
+        "is, for example, the first one. Of 15 frames, the middle one tells nothing, nor do 3, 5 or all of "
+        "them in the middles of equal parts (`data.video.policy: segments` without random draws), taken "
+        "without their order: they are the same in the mirror.\n"
         "- An odd `size` leaves the last clip without its mirror."
     ),
     homepage=EMOJI.homepage,

@@ -5,12 +5,16 @@ frames answers at most half of the former.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from diptych.data.cards.emoji_clips_plan import BACKWARDS, Clip, Thing, kind_of
 from diptych.data.cards.emoji_clips_text import actors
 from diptych.data.cards.scenes_layout import Draws, Item
 from diptych.data.cards.scenes_text import position_name
+
+MOST_UNORDERED = 3
+"""Questions about a clip that do not need the order; about as many do."""
 
 Asked = tuple[str, str, str] | None
 """Question, answer of the clip, answer of its mirror."""
@@ -38,14 +42,20 @@ class Pair:
 def questions(
     clip: Clip, items: Sequence[Item], draws: Draws
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return `{"kind", "question", "answer", "ordered"}` about a clip, and the same about its mirror."""
+    """Return `{"kind", "question", "answer", "ordered"}` about a clip, and the same about its mirror.
+
+    All ordered kinds that there is something to ask of, and `MOST_UNORDERED` of the others.
+    """
     pair = Pair(clip, items, draws)
+    found = [(kind, True, ask(pair)) for kind, ask in ORDERED.items()]
+    others = ((kind, False, UNORDERED[kind](pair)) for kind in draws.sample(list(UNORDERED), len(UNORDERED)))
+    found += islice((entry for entry in others if entry[2] is not None), MOST_UNORDERED)
     told: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
-    for ordered, kinds in ((True, ORDERED), (False, UNORDERED)):
-        for kind, ask in kinds.items():
-            found = ask(pair)
-            for entries, answer in zip(told, found[1:] if found else (), strict=False):
-                entries.append({"kind": kind, "question": found[0], "answer": answer, "ordered": ordered})  # type: ignore[index]
+    for kind, ordered, asked in found:
+        if asked is not None:
+            for entries, answer in zip(told, asked[1:], strict=True):
+                entry = {"kind": kind, "question": asked[0], "answer": answer, "ordered": ordered}
+                entries.append(entry)
     return told
 
 
