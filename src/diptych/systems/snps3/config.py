@@ -49,6 +49,12 @@ class SnpS3Config(SystemConfig):
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout of embeddings and sublayers.")
     attention_dropout: float = Field(0.1, ge=0, lt=1, description="Dropout of attention weights.")
+    init_std: float = Field(
+        0.02,
+        gt=0,
+        description="Spread of fresh weights of the text network and its tables. 0.02 is BERT's, for a width "
+        "of 768; narrow models start better with more (about 1 over the root of the width).",
+    )
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:

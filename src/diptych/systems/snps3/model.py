@@ -57,7 +57,7 @@ class SnpS3Model(VisionLanguageModel):
         self.text_pooler = nn.Linear(config.width, config.width)
         self.cross_pooler = nn.Linear(config.width, config.width)
         for part in (self.text, self.layers, self.text_pooler):
-            draw_bert(part.modules())
+            draw_bert(part.modules(), config.init_std)
         # Published: a copy of the text's at the start, trained by itself from then on.
         self.cross_pooler.load_state_dict(self.text_pooler.state_dict())
 
