@@ -77,6 +77,28 @@ def die(work: tuple[Path, int], tell: Tell) -> str:
     return f"{died} deaths"
 
 
+def slowly(work: int, tell: Tell) -> int:
+    tell(0, "first")
+    time.sleep(0.05)
+    return work
+
+
+def hang(work: tuple[Path, int], tell: Tell) -> str:
+    """Say nothing for ever as often as `work` says; once it ends at once."""
+    folder, hangs = work
+    tell(0, "first")
+    hung = len(list(folder.iterdir()))
+    if hung < hangs:
+        (folder / str(hung)).touch()
+        time.sleep(600)
+    return f"{hung} times"
+
+
+def origin_of(work: int, tell: Tell) -> tuple[int, int, tuple[str, ...]]:
+    """Who did it, what that was copied from, and which of two rare modules were there by then."""
+    return os.getpid(), os.getppid(), tuple(name for name in ("colorsys", "sndhdr") if name in sys.modules)
+
+
 def children(pid: int) -> list[int]:
     with suppress(OSError):
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -123,6 +123,56 @@ def test_the_third_death_of_a_task_is_an_error(tmp_path: Path) -> None:
     )
 
 
+def test_a_task_that_hangs_is_given_to_another_process(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    works = [(tmp_path / "a", 1), (tmp_path / "b", 0)]
+    done = dict(LocalEngine(2, silence=0.5).run(disturbed.hang, tasks(works)))
+    assert done == {"task 0": "1 times", "task 1": "0 times"}
+
+
+def test_a_task_that_always_hangs_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(
+        DataError, match=r"task [01]: 3 .* the last one at 'first' \(without a word for 0.2 s\)"
+    ):
+        list(LocalEngine(2, silence=0.2).run(disturbed.hang, tasks([(tmp_path / "a", 9)] * 2)))
+    assert len(list((tmp_path / "a").iterdir())) >= 3
+
+
+def test_workers_are_copies_of_one_process_with_what_they_need() -> None:
+    before = set(disturbed.family(os.getpid()))
+    with LocalEngine(2, ("colorsys", "no.such.module")) as engine:
+        early = set(disturbed.family(os.getpid())) - before
+        done = [result for _, result in engine.run(disturbed.origin_of, tasks(range(20)))]
+    assert len(early) == 1  # it loads while its engine has nothing to do yet
+    assert {parent for _, parent, _ in done} == early
+    assert {loaded for _, _, loaded in done} == {("colorsys",)}
+    assert set(disturbed.family(os.getpid())) <= before
+
+
+def test_an_engine_with_one_worker_begins_nothing() -> None:
+    before = set(disturbed.family(os.getpid()))
+    with LocalEngine(1):
+        assert set(disturbed.family(os.getpid())) <= before
+
+
+def test_the_death_of_the_origin_costs_only_time() -> None:
+    """It takes the workers with it; the tasks are done all the same, by copies of the next one."""
+    killed: set[int] = set()
+
+    def kill_it(name: str, done: int) -> None:
+        if len(killed) < 2:
+            origins = [pid for pid in disturbed.children(os.getpid()) if disturbed.children(pid)]
+            for origin in {*origins} - killed:
+                killed.add(origin)
+                os.kill(origin, signal.SIGKILL)
+
+    running = LocalEngine(2).run(disturbed.slowly, tasks(range(12)), kill_it)
+    assert sorted(result for _, result in running) == list(range(12))
+    assert len(killed) == 2
+
+
 def test_wrong_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="unknown engine 'rya'; did you mean 'ray'"):
         make_engine("rya")

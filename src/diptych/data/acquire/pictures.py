@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from diptych.data.acquire.options import PictureOptions
@@ -106,7 +105,9 @@ def _store_plain(data: bytes, header: JpegHeader, options: PictureOptions) -> St
     if planes is None:
         return None
     stored = simplejpeg.encode_jpeg_yuv_planes(*planes, options.quality)
-    grey_hash = difference_hash(Image.fromarray(planes[0]))
+    # Without a copy, which `fromarray` makes.
+    grey = Image.frombuffer("L", target, planes[0], "raw", "L", 0, 1)
+    grey_hash = difference_hash(grey)
     return Stored("jpg", stored, *target, *size, _exif(data, None), grey_hash)
 
 
@@ -327,8 +328,9 @@ def difference_hash(grey: Image.Image) -> int:
 
     Pictures that differ in few bits look alike; resizing and another encoding change few of them or none.
     """
-    small: NDArray[np.uint8] = np.asarray(grey.resize((9, 8), Image.Resampling.BOX, reducing_gap=2.0))
-    bits = np.packbits(small[:, :-1] < small[:, 1:])
+    small = grey.resize((9, 8), Image.Resampling.BOX, reducing_gap=2.0)
+    pixels = np.frombuffer(small.tobytes(), np.uint8).reshape(8, 9)
+    bits = np.packbits(pixels[:, :-1] < pixels[:, 1:])
     return int.from_bytes(bits.tobytes(), "big", signed=True)
 
 

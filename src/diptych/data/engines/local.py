@@ -1,5 +1,6 @@
 """Tasks in processes of this machine."""
 
+import math
 import os
 import pickle
 import signal
@@ -131,8 +132,8 @@ class _Process:
             self._number = origin.fork(theirs.fileno())
         self.channel = Connection(ours.detach())
         self.task: _Packed | None = None
-        self.heard = 0.0
-        """When it said something, or got its task."""
+        self.heard = math.inf
+        """When it said something, or got its task; infinity: it is not there yet."""
 
     def begin(self, function: Function, task: _Packed) -> None:
         """Hand a task over; that the process is dead shows when the outcome is awaited."""
@@ -140,7 +141,11 @@ class _Process:
         with suppress(OSError):
             self.channel.send((function, task.deaths > 0))
             self.channel.send_bytes(task.work)
-        self.heard = time.monotonic()
+        self.heard = max(self.heard, time.monotonic())
+
+    def is_gone(self) -> bool:
+        """Tell whether it has died without a task: then it says nothing but that there is no more to come."""
+        return self.channel.poll()
 
     def end(self, patience: float) -> int:
         """End the process, whatever it does; return its status.
@@ -186,16 +191,24 @@ class _Pool:
         if self._draw.stopped:
             self._ready.clear()
         while self._ready and len(self._busy) < self._workers:
-            process = self._idle.pop() if self._idle else _Process(self._origin)
+            process = self._free()
             self._busy[process.channel] = process
             process.begin(self._work.function, self._ready.popleft())
 
-    def _patience(self) -> float:
-        """Return the seconds until a process may count as hung."""
-        heard = min(process.heard for process in self._busy.values())
-        return max(heard + self._silence - time.monotonic(), 0.0)
+    def _free(self) -> _Process:
+        while self._idle:
+            process = self._idle.pop()
+            if not process.is_gone():
+                return process
+            process.end(patience=0)
+        return _Process(self._origin)
 
-    def _collect(self, patience: float) -> Iterator[Done]:
+    def _patience(self) -> float | None:
+        """Return the seconds until a process may count as hung; None: there is none that could."""
+        heard = min(process.heard for process in self._busy.values())
+        return None if heard == math.inf else max(heard + self._silence - time.monotonic(), 0.0)
+
+    def _collect(self, patience: float | None) -> Iterator[Done]:
         """Wait for something to happen, so many seconds at most; yield what has been finished."""
         speaking = wait(list(self._busy), patience)
         self._end_hung(speaking)
@@ -206,10 +219,12 @@ class _Pool:
             if task is None:
                 continue
             try:
-                said: tuple[int, str] | Outcome = process.channel.recv()
+                said: tuple[int, str] | Outcome | None = process.channel.recv()
             except (EOFError, OSError):
                 # It has closed its socket: it is on its way out, and the reason is wanted.
                 self._bury(process, task, _why(process.end(patience=5)))
+                continue
+            if said is None:
                 continue
             if not isinstance(said, Outcome):
                 done, task.at = said

@@ -24,6 +24,7 @@ def serve(channel: int, alive: Sequence[int]) -> None:
     connection = Connection(channel)
     # The other end may go at any moment, also in the middle of a message.
     with suppress(EOFError, OSError):
+        connection.send(None)  # it is there
         while True:
             function, careful = connection.recv()
             packed = connection.recv_bytes()
