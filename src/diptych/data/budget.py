@@ -48,6 +48,8 @@ def sample_costs(selection: "Selection", config: "DataConfig", by: str) -> Costs
     elif by == "image":
         width, height = (_numbers(selection, name, missing=1) for name in ("width", "height"))
         costs = np.ceil(width / PATCH) * np.ceil(height / PATCH)
+    elif by == "frames" and config.video.frames:
+        costs = np.full(len(selection), config.video.frames, dtype=np.float64)
     else:
         costs = np.ceil(_numbers(selection, by, missing=1 if by == "frames" else None))
     if len(costs) and costs.max() > np.iinfo(np.int32).max:
