@@ -15,7 +15,7 @@ def views(images: Tensor, frames: int) -> Tensor:
 
     What a model says of a video is the mean over its V consecutive rows (`data.video.clips`, `crops`).
     """
-    return images.unflatten(1, (-1, frames)).flatten(0, 1)
+    return images.reshape(-1, frames, *images.shape[2:])
 
 
 @dataclass(frozen=True)

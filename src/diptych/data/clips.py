@@ -54,7 +54,7 @@ class ClipReader:
         self,
         config: DataConfig,
         lengths: NDArray[np.int64],
-        frame: tuple[int, int, int],
+        frame: tuple[int, ...],
         decode: PictureDecoder,
         *,
         budget: int,

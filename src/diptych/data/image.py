@@ -346,7 +346,7 @@ def normalise(images: Tensor, spec: Normalisation) -> Tensor:
     taken too.
     """
     if images.ndim == 5:
-        return normalise(images.flatten(0, 1), spec).unflatten(0, images.shape[:2])
+        return normalise(images.flatten(0, 1), spec).view(images.shape)
     mean = torch.tensor(spec.mean, device=images.device, dtype=torch.float32)[:, None, None]
     std = torch.tensor(spec.std, device=images.device, dtype=torch.float32)[:, None, None]
     if images.dtype != torch.uint8:

@@ -108,7 +108,7 @@ def clips_of(
     if not fits:
         return torch.stack(made), None
     frames, _ = pad_batch([clip.flatten(0, 1) for clip in made], config.multiple)
-    return frames.unflatten(1, (video.frames, 3)), torch.tensor(sizes, dtype=torch.int64)
+    return frames.view(len(made), video.frames, 3, *frames.shape[2:]), torch.tensor(sizes, dtype=torch.int64)
 
 
 def _footage(picture: Picture, config: ImageConfig, decoder: JpegDecoder) -> Footage:

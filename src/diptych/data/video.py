@@ -57,7 +57,7 @@ class _Survey:
     key_times: list[int] = field(default_factory=list)
     spare: set[int] = field(default_factory=set)
     """Numbers of packets that no other one needs."""
-    packets: "list[Packet] | None" = field(default_factory=list)
+    packets: "list[Packet[Any]] | None" = field(default_factory=list)
     """All of them, if they are not too large."""
     sound: bool = True
     """Whether every frame has a time of its own and the first one can be decoded."""
@@ -78,7 +78,7 @@ class VideoFrames:
         order = np.argsort(np.array(self._found.times, dtype=np.int64), kind="stable")
         self._shown = np.array(self._found.times, dtype=np.int64)[order]
         self._at = np.array(self._found.at, dtype=np.int64)[order]
-        self.times: Times = self._shown * self._base - self._zero
+        self.times = self._seconds(self._shown)
         if not self._found.sound:
             self._count()
 
@@ -176,9 +176,12 @@ class VideoFrames:
             raise MediumError("unreadable video", "no frame can be decoded")
         known = [stamp for stamp in stamps if stamp is not None]
         if len(known) == len(stamps) and all(a < b for a, b in pairwise(known)):
-            self.times = np.array(known, dtype=np.int64) * self._base - self._zero
+            self.times = self._seconds(np.array(known, dtype=np.int64))
         else:
             self.times = np.arange(len(stamps), dtype=np.float64) * length
+
+    def _seconds(self, stamps: Frames) -> Times:
+        return np.asarray(stamps * self._base - self._zero, dtype=np.float64)
 
     def _everything(self) -> "Iterator[VideoFrame]":
         """Yield all frames that can be decoded."""
@@ -198,11 +201,11 @@ def open_frames(source: bytes | Path) -> Iterator[VideoFrames]:
         yield VideoFrames(source, container)
 
 
-def _filled_packets(container: "InputContainer", stream: Any) -> "Iterator[Packet]":
+def _filled_packets(container: "InputContainer", stream: Any) -> "Iterator[Packet[Any]]":
     return (packet for packet in container.demux(stream) if packet.size)
 
 
-def _up_to(numbered: "Iterator[tuple[int, Packet]]", last: int) -> "Iterator[tuple[int, Packet]]":
+def _up_to(numbered: "Iterator[tuple[int, Packet[Any]]]", last: int) -> "Iterator[tuple[int, Packet[Any]]]":
     for index, packet in numbered:
         yield index, packet
         if index >= last:
@@ -210,7 +213,7 @@ def _up_to(numbered: "Iterator[tuple[int, Packet]]", last: int) -> "Iterator[tup
 
 
 def _decoded(
-    codec: "CodecContext", packets: "Iterator[Packet]", *, forgiving: bool = False
+    codec: "CodecContext", packets: "Iterator[Packet[Any]]", *, forgiving: bool = False
 ) -> "Iterator[VideoFrame]":
     """Yield the frames of packets; afterwards the decoder can start anew."""
     import av
@@ -305,7 +308,9 @@ def _pixels(frame: "VideoFrame", converter: "VideoReformatter") -> Pixels:
     """Return [H, W, 3], upright, as `VideoFrame.to_image` converts it."""
     converted = converter.reformat(frame, format="rgb24")
     plane, row = converted.planes[0], 3 * converted.width
-    lines = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)[: converted.height, :row]
+    lines = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(-1, plane.line_size)[
+        : converted.height, :row
+    ]
     found: Pixels = lines.reshape(converted.height, converted.width, 3)
     quarters = turned(frame) // 90
     return np.ascontiguousarray(np.rot90(found, -quarters)) if quarters else found

@@ -215,6 +215,12 @@ def _check_examples(config: RunConfig) -> None:
 
 def _check_image(config: RunConfig, model: VisionLanguageModel) -> None:
     ours, theirs = config.data.image.size, model.image_spec.size
+    frames, most = config.data.video.frames, model.image_spec.frames
+    if frames > most:
+        reads = f"clips of at most {most} frames" if most else "pictures alone"
+        raise ConfigError(
+            f"data.video.frames = {frames}, but {config.system.name} reads {reads}; set data.video.frames={most}"
+        )
     if model.image_spec.sizes == "any":
         least = 2 * model.image_spec.multiple
         if ours < least:
@@ -223,7 +229,7 @@ def _check_image(config: RunConfig, model: VisionLanguageModel) -> None:
     if config.data.image.resize == "fit":
         raise ConfigError(
             f"data.image.resize = fit gives pictures of any shape, but {config.system.name} reads squares of "
-            f"{theirs} pixels; set it to squash, crop, random_crop or pad"
+            f"{theirs} pixels; set it to squash, crop, random_crop, zoom_crop or pad"
         )
     if ours != theirs:
         raise ConfigError(
