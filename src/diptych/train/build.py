@@ -219,7 +219,8 @@ def _check_image(config: RunConfig, model: VisionLanguageModel) -> None:
     if frames > most:
         reads = f"clips of at most {most} frames" if most else "pictures alone"
         raise ConfigError(
-            f"data.video.frames = {frames}, but {config.system.name} reads {reads}; set data.video.frames={most}"
+            f"data.video.frames = {frames}, but {config.system.name} reads {reads}; set "
+            f"data.video.frames={most}"
         )
     if model.image_spec.sizes == "any":
         least = 2 * model.image_spec.multiple
