@@ -7,46 +7,14 @@ Finished runs are read, interrupted ones go on; with `--report` nothing is train
 is there. Figures of `docs/results.md` come from here.
 """
 
-import argparse
-import json
-import multiprocessing
-import statistics
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import diptych.evaluation.run  # these two for the runs, which are forked
-import diptych.train.engine
-from diptych.cli.main import run as run_command
-from diptych.data.examples import TEXT, all_entries
-from diptych.data.index import ShardDataset
-from diptych.data.prepare import load_card, prepare
-from diptych.data.selection import Selection
-from diptych.data.text import Tokenizer, clean_caption
-from diptych.demo.job import is_finished, read_json, trained_cpu_seconds
+from _learning import Run, arguments, chosen_runs, perform, prepared, result, show, vocabulary, write
 
 SCENES = {"size": "10000", "resolution": "48", "style": "noto", "kinds": "12"}
 """Options of the card `emoji-scenes`."""
-VOCABULARY = 600
-
-
-@dataclass(frozen=True)
-class Run:
-    """A training run."""
-
-    part: str
-    name: str
-    label: str
-    recipe: str
-    steps: int
-    settings: tuple[str, ...] = ()
-    starts_from: str | None = None
-    """Name of the run whose weights it starts from."""
-    scored: bool = True
-    """Whether the table shows it."""
-
 
 PRETRAIN = "eve/pretrain/scenes_tiny"
 VQA = "eve/finetune/vqa_scenes_tiny"
@@ -140,129 +108,29 @@ PARTS = ["vqa", "nlvr", "ablations", "details"]
 
 def main() -> None:
     """Run, print the table, and write the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("settings", nargs="*", help="key=value settings for all runs")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["vqa", "nlvr"])
-    parser.add_argument("--runs", nargs="+", choices=[run.name for run in RUNS], help="these runs only")
-    parser.add_argument("--out", type=Path, default=Path("runs/learning-eve"))
-    parser.add_argument("--report", action="store_true", help="train nothing, show what is there")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-
-    names = options.runs or [run.name for run in RUNS if run.part in options.parts]
-    chosen = with_starts(names)
+    options = arguments(__doc__, PARTS, ["vqa", "nlvr"], "runs/learning-eve", RUNS).parse_args()
+    chosen = chosen_runs(RUNS, options)
     if not options.report:
         data = scenes(options.out)
         settings = [f"data.text.tokenizer={vocabulary(options.out, data)}", *options.settings]
         for seed in options.seeds:
             for run in chosen:
-                perform(run, options.out / f"seed{seed}", data, seed, settings)
-    rows = [row for run in chosen if run.scored if (row := result(run, options.out, options.seeds))]
+                asked = ASKED if run.recipe == PRETRAIN else ()
+                perform(run, options.out / f"seed{seed}", data, seed, settings, asked)
+    units = {VQA: "share of questions", NLVR: "share of statements"}
+    rows = [
+        row
+        for run in chosen
+        if run.scored
+        and (row := result(run, options.out, options.seeds, figures, units.get(run.recipe, "share of words")))
+    ]
     show(rows)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-
-
-def with_starts(names: Sequence[str]) -> list[Run]:
-    """Return the named runs, each behind the one it starts from."""
-    by_name = {run.name: run for run in RUNS}
-    needed = set(names)
-    for name in names:
-        while (start := by_name[name].starts_from) is not None:
-            needed.add(name := start)
-    return [run for run in RUNS if run.name in needed]
+    write(rows, options.json)
 
 
 def scenes(out: Path) -> Path:
     """Prepare the scenes unless they are there, and return their folder."""
-    data = out / "data" / "emoji-scenes"
-    if not (data / "dataset.json").exists():
-        prepare(load_card("emoji-scenes"), None, data, options=SCENES, shard_size=5000, progress=None)
-    return data
-
-
-def vocabulary(out: Path, data: Path) -> Path:
-    """Train a tokenizer on the captions, questions and statements of the training split, unless it is there.
-
-    All runs share it: one of the captions alone would cut the words of questions into letters.
-    """
-    folder = out / "tokenizer"
-    if not (folder / "tokenizer.json").exists():
-        training = ShardDataset.open(data).select("train")
-        Tokenizer.train(map(clean_caption, texts(training)), VOCABULARY).save(folder)
-    return folder
-
-
-def texts(samples: Selection) -> Iterator[str]:
-    """Yield every text of some samples."""
-    for i in range(len(samples)):
-        yield from samples.read(i).captions
-    for kind, field in TEXT.items():
-        for entries in all_entries(samples, kind):
-            yield from (entry[field] for entry in entries)
-
-
-def perform(run: Run, folder: Path, data: Path, seed: int, settings: Sequence[str]) -> None:
-    """Train a run and evaluate it, each unless that is done."""
-    path = folder / run.name
-    if not is_finished(path):
-        print(f"{path}: {run.label}", flush=True)
-        start = [f"init_from.path={folder / run.starts_from}"] if run.starts_from else []
-        budget = [f"train.steps={run.steps}", "train.threads=1", "train.device=cpu"]
-        common = [f"data.path={data}", f"seed={seed}", *budget, *start]
-        diptych("train", run.recipe, *common, *run.settings, *settings, f"--run-dir={path}")
-    if run.scored and found(path) is None:
-        asked = ASKED if run.recipe == PRETRAIN else ()
-        diptych("eval", str(path), "evaluate.threads=1", "evaluate.device=cpu", *asked)
-
-
-def diptych(*arguments: str) -> None:
-    """Run a command in a process of its own, so that no run has to do with another.
-
-    It is forked from this one, which has imported what takes seconds.
-
-    Raises:
-        SystemExit: the command failed.
-    """
-    process = multiprocessing.get_context("fork").Process(target=_command, args=(arguments,))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise SystemExit(f"diptych {' '.join(arguments)}: status {process.exitcode}")
-
-
-def _command(arguments: Sequence[str]) -> None:
-    sys.exit(run_command(list(arguments)))
-
-
-def found(path: Path) -> dict[str, Any] | None:
-    """Return the evaluation of a run, if there is one."""
-    files = sorted(path.glob("eval/*_test/metrics.json"))
-    return read_json(files[0]) if files else None
-
-
-def result(run: Run, out: Path, seeds: Sequence[int]) -> dict[str, Any] | None:
-    """Return the figures of a run over the seeds that are there, None without any."""
-    paths = {seed: out / f"seed{seed}" / run.name for seed in seeds}
-    found_metrics = {seed: score for seed, path in paths.items() if (score := found(path)) is not None}
-    if not found_metrics:
-        return None
-    scores = {seed: figures(metrics) for seed, metrics in found_metrics.items()}
-    kinds = next(iter(scores.values()))
-    return {
-        "name": f"{run.part} {run.name} accuracy",
-        "label": run.label,
-        "value": statistics.mean(score["accuracy"] for score in scores.values()),
-        "unit": {VQA: "share of questions", NLVR: "share of statements"}.get(run.recipe, "share of words"),
-        "seeds": {seed: score["accuracy"] for seed, score in scores.items()},
-        "kinds": {kind: statistics.mean(score[kind] for score in scores.values()) for kind in kinds},
-        "chance": chance(next(iter(found_metrics.values()))),
-        "steps": run.steps,
-        "cpu_seconds": statistics.mean(trained_cpu_seconds(paths[seed]) for seed in scores),
-    }
+    return prepared(out, "emoji-scenes", SCENES)
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, float]:
@@ -276,21 +144,6 @@ def figures(metrics: dict[str, Any]) -> dict[str, float]:
         "pixels": "reconstruction_error",
     }
     return {name: metrics[key] for name, key in names.items()}
-
-
-def chance(metrics: dict[str, Any]) -> dict[str, float]:
-    """Return what guesses reach."""
-    guesses: dict[str, float] = metrics["chance"] if "chance" in metrics else metrics["baseline"]
-    return guesses
-
-
-def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Print the table: accuracy, each seed's, by kind, and chance."""
-    for row in rows:
-        each = " ".join(f"{seed}:{value:.3f}" for seed, value in row["seeds"].items())
-        print(f"{row['name']:34} {row['value']:.3f}  ({each})  {row['cpu_seconds']:.0f} s  {row['label']}")
-        print(f"{'':34} {'  '.join(f'{kind} {value:.3f}' for kind, value in row['kinds'].items())}")
-        print(f"{'':34} {'  '.join(f'{kind} {value:.3f}' for kind, value in row['chance'].items())}")
 
 
 if __name__ == "__main__":

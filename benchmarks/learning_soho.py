@@ -12,16 +12,13 @@ Every run has a number of steps and one thread. Finished runs are read, interrup
 `--report` nothing is trained. Figures of `docs/results.md` come from here.
 """
 
-import argparse
-import json
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import learning_eve as eve
-from diptych.demo.job import is_finished, trained_cpu_seconds
-from learning_eve import Run, diptych, found, scenes, show, vocabulary
+from _learning import Run, arguments, chosen_runs, perform, result, show, vocabulary, write
+from learning_eve import scenes
 
 PRETRAIN = "soho/pretrain/scenes_tiny"
 VQA = "soho/finetune/vqa_scenes_tiny"
@@ -56,81 +53,31 @@ RUNS = [
 ]
 BESIDE = {"pretrain": "EVE", "vqa-none": "EVE", "nlvr-none": "EVE"}
 """Runs of `learning_eve.py` that are shown beside."""
+PARTS = ["soho", "dictionary"]
 
 
 def main() -> None:
     """Run, print the table, and write the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("settings", nargs="*", help="key=value settings for all runs")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--parts", nargs="+", choices=["soho", "dictionary"], default=["soho", "dictionary"])
-    parser.add_argument("--runs", nargs="+", choices=[run.name for run in RUNS], help="these runs only")
-    parser.add_argument("--out", type=Path, default=Path("runs/learning-soho"))
+    parser = arguments(__doc__, PARTS, PARTS, "runs/learning-soho", RUNS)
     parser.add_argument("--eve", type=Path, help="folder of the runs of learning_eve.py")
-    parser.add_argument("--report", action="store_true", help="train nothing, show what is there")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-
-    chosen = [run for run in RUNS if run.part in options.parts]
-    if options.runs:
-        starts = {run.name: run.starts_from for run in RUNS}
-        wanted = set(options.runs)
-        for name in options.runs:
-            while (start := starts[name]) is not None:
-                wanted.add(name := start)
-        chosen = [run for run in RUNS if run.name in wanted]
+    chosen = chosen_runs(RUNS, options)
     if not options.report:
         data = scenes(options.out)
         settings = [f"data.text.tokenizer={vocabulary(options.out, data)}", *options.settings]
         for seed in options.seeds:
             for run in chosen:
-                perform(run, options.out / f"seed{seed}", data, seed, settings)
-    rows = [row for run in chosen if (row := result(run, options.out, options.seeds))]
+                asked = ASKED if run.recipe == PRETRAIN else ()
+                perform(run, options.out / f"seed{seed}", data, seed, settings, asked)
+    rows = [row for run in chosen if (row := result(run, options.out, options.seeds, figures))]
     if options.eve:
-        others = [run for run in eve.RUNS if run.name in BESIDE]
-        rows += [row for run in others if (row := result(run, options.eve, options.seeds, "eve "))]
+        rows += [
+            row
+            for run in eve.RUNS
+            if run.name in BESIDE and (row := result(run, options.eve, options.seeds, figures, prefix="eve "))
+        ]
     show(rows)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-
-
-def perform(run: Run, folder: Path, data: Path, seed: int, settings: Sequence[str]) -> None:
-    """Train a run and evaluate it, each unless that is done."""
-    path = folder / run.name
-    if not is_finished(path):
-        print(f"{path}: {run.label}", flush=True)
-        start = [f"init_from.path={folder / run.starts_from}"] if run.starts_from else []
-        budget = [f"train.steps={run.steps}", "train.threads=1", "train.device=cpu"]
-        common = [f"data.path={data}", f"seed={seed}", *budget, *start]
-        diptych("train", run.recipe, *common, *run.settings, *settings, f"--run-dir={path}")
-    if found(path) is None:
-        asked = ASKED if run.recipe == PRETRAIN else ()
-        diptych("eval", str(path), "evaluate.threads=1", "evaluate.device=cpu", *asked)
-
-
-def result(run: Run, out: Path, seeds: Sequence[int], prefix: str = "") -> dict[str, Any] | None:
-    """Return the figures of a run over the seeds that are there, None without any."""
-    paths = {seed: out / f"seed{seed}" / run.name for seed in seeds}
-    metrics = {seed: score for seed, path in paths.items() if (score := found(path)) is not None}
-    if not metrics:
-        return None
-    scores = {seed: figures(found_metrics) for seed, found_metrics in metrics.items()}
-    first = next(iter(metrics.values()))
-    return {
-        "name": f"{prefix}{run.part} {run.name} accuracy",
-        "label": run.label,
-        "value": statistics.mean(score["accuracy"] for score in scores.values()),
-        "seeds": {seed: score["accuracy"] for seed, score in scores.items()},
-        "kinds": {
-            kind: statistics.mean(score[kind] for score in scores.values())
-            for kind in next(iter(scores.values()))
-        },
-        "chance": first["chance"] if "chance" in first else first["baseline"],
-        "steps": run.steps,
-        "cpu_seconds": statistics.mean(trained_cpu_seconds(paths[seed]) for seed in scores),
-    }
+    write(rows, options.json)
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, float]:
