@@ -1,5 +1,6 @@
 """Clips in batches: from shards of videos and pictures, and from a user's program."""
 
+import io
 import json
 from itertools import islice
 from pathlib import Path
@@ -388,3 +389,27 @@ def test_errors_of_a_program(tmp_path: Path) -> None:
         clips_of([path], ImageConfig(size=16), VideoConfig(frames=2))
     with pytest.raises(DataError, match=r"clip\.mp4: a video, but the model reads pictures"):
         framed_pictures([path], ImageConfig(size=16))
+
+
+def gif(colours: list[int], milliseconds: list[int]) -> bytes:
+    out = io.BytesIO()
+    frames = [Image.new("RGB", (20, 10), (colour, 0, 0)) for colour in colours]
+    frames[0].save(out, "GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
+    return out.getvalue()
+
+
+def test_animated_pictures_are_videos(tmp_path: Path) -> None:
+    data = gif([0, 60, 120, 180, 240], [100, 100, 100, 700, 500])
+    selection = ShardDataset.open(write_tar(tmp_path / "g.tar", [("g", {"gif": data, "txt": b"g"})])).select()
+    (batch,) = evaluation_batches(selection, settings(video={"frames": 3, "policy": "uniform"}), 1)
+    assert images(batch)[0, :, 0, 8, 8].tolist() == [0, 120, 240]
+    # At 0, 0.1, 0.2, 0.3 and 1.0 s; the frames nearest to 0.25 and 0.75 s.
+    found, _ = clips_of([data], ImageConfig(size=16), VideoConfig(frames=2, policy="fps", fps=2.0))
+    assert found[0, :, 0, 8, 8].tolist() == [120, 240]
+    still, _ = framed_pictures([data], ImageConfig(size=16))
+    assert still[0, 0, 8, 8] == 0
+    cut = data[: len(data) * 3 // 4]
+    found, _ = clips_of([cut], ImageConfig(size=16), VideoConfig(frames=3, policy="uniform"))
+    assert found[0, 0, 0, 8, 8] == 0
+    with pytest.raises(DataError, match=r"unreadable picture|truncated picture"):
+        clips_of([data[:30]], ImageConfig(size=16), VideoConfig(frames=3))

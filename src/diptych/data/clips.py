@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.data.animated import decode_animated, is_animated
 from diptych.data.cache import Originals, PictureTable
 from diptych.data.config import DataConfig
 from diptych.data.decode import Pixels
@@ -249,6 +250,9 @@ def _decode_clip(sample: Sample, decode: PictureDecoder, choose: Choose, use: Us
     names = frame_names(sample.media)
     if not names:
         raise PictureError("no picture", f"it has {', '.join(sample.media) or 'no media'}")
+    if len(names) == 1 and is_animated(sample.media[names[0]]):
+        decode_animated(sample.media[names[0]], decode.background, choose, use)
+        return
     rate = _seconds(sample.meta, "fps") or 1.0
     for number in np.unique(choose(np.arange(len(names)) / rate)).tolist():
         use(number, decode(sample.media[names[number]]))

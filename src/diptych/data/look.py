@@ -42,6 +42,11 @@ class PictureDecoder:
         self._config, self._opacity, self._decoder = config, channels == 4, decoder
         self._reduce_to = smallest_side(config)
 
+    @property
+    def background(self) -> str:
+        """What transparent pixels show where opacity is not kept."""
+        return self._config.background
+
     def __call__(self, data: bytes) -> Picture:
         """Return the picture; its pixels may lie in memory that the next one overwrites."""
         pixels = decode_fast(data, self._decoder, self._reduce_to)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from diptych.data.animated import decode_animated, is_animated
 from diptych.data.clips import Choose, ClipReader, Footage, Use, decode_video
 from diptych.data.config import DataConfig, ImageConfig
 from diptych.data.decode import JpegDecoder, Pixels
@@ -133,8 +134,14 @@ def _footage(picture: Picture, config: ImageConfig, decoder: JpegDecoder) -> Foo
         return of_arrays
     if isinstance(picture, np.ndarray | Image.Image):
         return of_picture
+
+    def of_animated(choose: Choose, use: Use) -> None:
+        decode_animated(data, config.background, choose, use)
+
     name, data = _content(picture)
-    return of_video if container_of(data[:HEAD]) else of_picture
+    if container_of(data[:HEAD]):
+        return of_video
+    return of_animated if is_animated(data) else of_picture
 
 
 def _pixels(picture: Picture, config: ImageConfig, decoder: JpegDecoder) -> Pixels:
