@@ -19,6 +19,7 @@ from fault_server import FaultServer, fault_server
 from PIL import Image
 
 from diptych.cli.main import run
+from diptych.data.acquire import working
 from diptych.data.acquire.job import FetchSummary, fetch
 from diptych.data.acquire.options import ListOptions, NetOptions, PictureOptions
 from diptych.data.index import ShardDataset
@@ -97,6 +98,21 @@ def test_a_list_becomes_a_dataset(server: FaultServer, tmp_path: Path) -> None:
     assert Image.open(io.BytesIO(sample.media["jpg"])).size == (36, 24)
     chosen = dataset.select(where="original_width = 45 and width = 36 and dhash is not null")
     assert [chosen.read(n).key for n in range(len(chosen))] == [sample.key]
+
+
+def test_signs_of_life_while_a_row_is_waited_for(
+    server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them, a worker that has to wait for long would count as hung."""
+    monkeypatch.setattr(working, "BEAT", 0.01)
+    server.delay = 0.2
+    told: list[int] = []
+    fetched(
+        write_list(tmp_path / "a.csv", server, "1.png"),
+        tmp_path / "out",
+        progress=lambda done, total: told.append(done),
+    )
+    assert (told[0], told[-1]) == (0, 1)
 
 
 def test_samples_are_as_the_usual_tools_write_them(server: FaultServer, tmp_path: Path) -> None:
@@ -304,6 +320,15 @@ fetch(sys.argv[1], Path(sys.argv[2]), net=net, workers=2, shard_size=4, pictures
 """
 
 
+def family(pid: int) -> list[int]:
+    """The processes that a process has begun, and those that they have: workers and their origin."""
+    try:
+        children = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return [found for child in children for found in (child, *family(child))]
+
+
 @pytest.mark.slow
 def test_killed_again_and_again(server: FaultServer, tmp_path: Path) -> None:
     """SIGKILL of the whole job or of one worker, at random moments: the same shards, each row once."""
@@ -323,9 +348,9 @@ def test_killed_again_and_again(server: FaultServer, tmp_path: Path) -> None:
         except subprocess.TimeoutExpired:
             kills += 1
             if draw.random() < 0.5:
-                children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-                if children:
-                    os.kill(int(draw.choice(children)), signal.SIGKILL)
+                victims = family(process.pid)
+                if victims:
+                    os.kill(draw.choice(victims), signal.SIGKILL)
                     time.sleep(0.2)
             os.kill(process.pid, signal.SIGKILL)
             process.wait()

@@ -1,8 +1,6 @@
 """The state of a preparation on the disk: which chunks are finished."""
 
-import fcntl
 import json
-import os
 import re
 import secrets
 import shutil
@@ -16,6 +14,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diptych.data.claim import LOCK, Claim, drop_shards
 from diptych.data.derived import FOLDER
 from diptych.data.files import PARTIAL, cannot_write, written_whole
 from diptych.data.index import INDEX, INFO, WORK
@@ -24,7 +23,6 @@ from diptych.data.writing import META, RUN
 from diptych.errors import DataError
 
 STATE = "state.json"
-LOCK = "lock"
 _PART = re.compile(r".*-(?P<number>\d+)\.tar\.parquet")
 
 
@@ -86,10 +84,15 @@ class Workspace:
     def __init__(self, out: Path, identity: Mapping[str, Any], *, force: bool = False) -> None:
         self.out, self.folder, self.run = out, out / WORK, secrets.token_hex(16)
         self._identity, self._force = dict(identity), force
-        self._lock = -1
 
     def __enter__(self) -> Self:
-        self._claim()
+        self._claim = Claim(
+            self.out,
+            self.folder,
+            ours=self.folder.is_dir() or (self.out / INFO).is_file(),
+            strange="and no dataset",
+            doing="preparing",
+        )
         try:
             if self._force:
                 self._clear()
@@ -98,10 +101,10 @@ class Workspace:
             (self.folder / RUN).write_text(self.run, encoding="utf-8")
             self._tidy()
         except OSError as error:
-            self._release()
+            self._claim.release()
             raise cannot_write(self.folder, error) from error
         except BaseException:
-            self._release()
+            self._claim.release()
             raise
         return self
 
@@ -119,7 +122,7 @@ class Workspace:
         with suppress(OSError):
             # Goes only if it is empty.
             self.out.rmdir()
-        self._release()
+        self._claim.release()
 
     def load(self) -> dict[int, Finished]:
         """Return the finished chunks by number, in order, without those whose shard is gone or was cut."""
@@ -155,41 +158,11 @@ class Workspace:
             if path not in parts:
                 path.unlink()
         shards = {part.shard["file"] for part in finished if part.shard}
-        name = re.compile(re.escape(self._identity["card"]) + r"-\d{6,}\.tar")
-        for path in self.out.glob("*.tar"):
-            if path.name not in shards and name.fullmatch(path.name):
-                path.unlink()
+        drop_shards(self.out, self._identity["card"], shards)
 
     def _drop_partials(self) -> None:
         for partial in (*self.out.glob("*" + PARTIAL), *self.folder.glob("*" + PARTIAL)):
             partial.unlink(missing_ok=True)
-
-    def _claim(self) -> None:
-        if self.out.exists() and not self.out.is_dir():
-            raise DataError(f"{self.out} is a file; expected a folder for the dataset")
-        others = (
-            [p.name for p in self.out.iterdir() if not p.name.startswith(".")] if self.out.is_dir() else []
-        )
-        if others and not self.folder.is_dir() and not (self.out / INFO).is_file():
-            raise DataError(
-                f"{self.out} holds other files ({', '.join(sorted(others)[:3])}, ...) and no dataset; "
-                "choose an empty folder"
-            )
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise cannot_write(self.out, error) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._release()
-            raise DataError(f"another process is preparing {self.out}; wait until it ends") from error
-
-    def _release(self) -> None:
-        with suppress(OSError):
-            os.close(self._lock)
-        self._lock = -1
 
     def _check_state(self) -> None:
         path = self.folder / STATE

@@ -1,9 +1,6 @@
 """The state of a fetch on the disk: what is fetched, which chunks are finished, and of which pass."""
 
-import fcntl
 import json
-import os
-import re
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -17,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diptych.data.acquire.paths import META, REPORT, ROWS, RUN, WORK, part_path, rows_path, scratch_path
+from diptych.data.claim import LOCK, Claim, drop_shards
 from diptych.data.derived import FOLDER
 from diptych.data.files import PARTIAL, cannot_write, written_whole
 from diptych.data.layout import INDEX, INFO
@@ -24,7 +22,6 @@ from diptych.data.places import PLACES
 from diptych.errors import DataError
 
 MANIFEST = "manifest.json"
-LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -70,10 +67,16 @@ class FetchFolder:
     def __init__(self, out: Path, identity: Mapping[str, Any], *, force: bool = False) -> None:
         self.out, self.folder, self.run = out, out / WORK, secrets.token_hex(16)
         self.passes = [Pass(0)]
-        self._identity, self._force, self._lock = dict(identity), force, -1
+        self._identity, self._force = dict(identity), force
 
     def __enter__(self) -> Self:
-        self._claim()
+        self._claim = Claim(
+            self.out,
+            self.folder,
+            ours=self.folder.is_dir(),
+            strange="that were not fetched",
+            doing="fetching into",
+        )
         try:
             if self._force:
                 self._clear()
@@ -83,10 +86,10 @@ class FetchFolder:
             (self.folder / RUN).write_text(self.run, encoding="utf-8")
             self._tidy()
         except OSError as error:
-            self._release()
+            self._claim.release()
             raise cannot_write(self.folder, error) from error
         except BaseException:
-            self._release()
+            self._claim.release()
             raise
         return self
 
@@ -101,7 +104,7 @@ class FetchFolder:
             shutil.rmtree(self.folder)
             with suppress(OSError):
                 self.out.rmdir()
-        self._release()
+        self._claim.release()
 
     def finished(self) -> dict[int, Finished]:
         """Return the finished chunks by number, without those whose shard is gone or has another size."""
@@ -135,37 +138,7 @@ class FetchFolder:
         self._drop_partials()
         shutil.rmtree(scratch_path(self.out), ignore_errors=True)
         shards = {part.shard["file"] for part in self.finished().values() if part.shard}
-        name = re.compile(re.escape(self._identity["name"]) + r"-\d{6,}\.tar")
-        for path in self.out.glob("*.tar"):
-            if path.name not in shards and name.fullmatch(path.name):
-                path.unlink()
-
-    def _claim(self) -> None:
-        if self.out.exists() and not self.out.is_dir():
-            raise DataError(f"{self.out} is a file; expected a folder for the dataset")
-        others = (
-            [p.name for p in self.out.iterdir() if not p.name.startswith(".")] if self.out.is_dir() else []
-        )
-        if others and not self.folder.is_dir():
-            raise DataError(
-                f"{self.out} holds other files ({', '.join(sorted(others)[:3])}, ...) that were not fetched; "
-                "choose an empty folder"
-            )
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise cannot_write(self.out, error) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._release()
-            raise DataError(f"another process is fetching into {self.out}; wait until it ends") from error
-
-    def _release(self) -> None:
-        with suppress(OSError):
-            os.close(self._lock)
-        self._lock = -1
+        drop_shards(self.out, self._identity["name"], shards)
 
     def _load(self) -> None:
         path = self.folder / MANIFEST

@@ -40,6 +40,8 @@ HELD = 64 * 2**20
 """Bytes of the media of one chunk in memory; further ones wait in a temporary file."""
 PIECE = 1 << 20
 """Bytes of a file that are copied at a time."""
+BEAT = 60.0
+"""Seconds between two signs of life."""
 RESOLVERS = 32
 """Names resolved at a time; the system's resolver blocks a thread for each."""
 
@@ -71,11 +73,15 @@ async def _fetch_group(group: Group, tell: Tell) -> None:
     async with Client(job.net) as client, _fetcher(job, client) as fetcher:
         progress = _Progress(tell)
         window = asyncio.Semaphore(job.net.connections * WINDOW)
-        async with asyncio.TaskGroup() as chunks:
-            for chunk in group.chunks:
-                started = asyncio.Event()
-                chunks.create_task(_fetch_chunk(job, chunk, fetcher, window, started, progress))
-                await started.wait()
+        beating = asyncio.create_task(progress.beat())
+        try:
+            async with asyncio.TaskGroup() as chunks:
+                for chunk in group.chunks:
+                    started = asyncio.Event()
+                    chunks.create_task(_fetch_chunk(job, chunk, fetcher, window, started, progress))
+                    await started.wait()
+        finally:
+            beating.cancel()
 
 
 @asynccontextmanager
@@ -94,11 +100,18 @@ async def _fetcher(job: FetchJob, client: Client) -> AsyncIterator[Fetcher]:
 
 class _Progress:
     def __init__(self, tell: Tell) -> None:
-        self._tell, self._done = tell, 0
+        self._tell, self._done, self._key = tell, 0, ""
 
     def count(self, key: str, rows: int = 1) -> None:
         self._done += rows
+        self._key = key
         self._tell(self._done, key)
+
+    async def beat(self) -> None:
+        """Say now and then that the worker does not hang: a row may have to wait for hours."""
+        while True:
+            await asyncio.sleep(BEAT)
+            self._tell(self._done, self._key)
 
 
 async def _fetch_chunk(
