@@ -172,10 +172,16 @@ def result(
     }
 
 
-def chance(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return what guesses reach."""
+def chance(metrics: dict[str, Any]) -> dict[str, float]:
+    """Return what guesses reach; of both directions of retrieval under one name each."""
     guesses: dict[str, Any] = metrics["chance"] if "chance" in metrics else metrics["baseline"]
-    return guesses
+    flat: dict[str, float] = {}
+    for name, value in guesses.items():
+        if isinstance(value, dict):
+            flat |= {f"{name} {figure}": number for figure, number in value.items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
