@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +114,25 @@ def test_signs_of_life_while_a_row_is_waited_for(
         progress=lambda done, total: told.append(done),
     )
     assert (told[0], told[-1]) == (0, 1)
+
+
+def test_media_that_do_not_fit_into_memory_wait_in_a_file(
+    server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_ = write_list(tmp_path / "a.csv", server, *good(16), "status/404")
+    fetched(list_, tmp_path / "memory")
+    made: list[Path] = []
+    make = tempfile.TemporaryFile
+
+    def noted(dir: str, prefix: str) -> Any:
+        made.append(Path(dir))
+        return make(dir=dir, prefix=prefix)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", noted)
+    monkeypatch.setattr(working, "HELD", 1500)  # room for one or two of the eight of a shard
+    fetched(list_, tmp_path / "file")
+    assert made == [(tmp_path / "file")] * 2  # the third chunk has one row, which failed
+    assert tars(tmp_path / "memory") == tars(tmp_path / "file")
 
 
 def test_samples_are_as_the_usual_tools_write_them(server: FaultServer, tmp_path: Path) -> None:
@@ -415,13 +435,7 @@ def test_ray_gives_what_one_process_gives(server: FaultServer, tmp_path: Path) -
 
 def test_a_full_disk_is_told(server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is finished stays, and the next run goes on."""
-    from diptych.data.acquire import working
-
-    list_, out, write = (
-        write_list(tmp_path / "a.csv", server, *good(20)),
-        tmp_path / "out",
-        working.pq.write_table,
-    )
+    list_, out, write = write_list(tmp_path / "a.csv", server, *good(20)), tmp_path / "out", pq.write_table
     written: list[Path] = []
 
     def full(table: Any, path: Path, **options: Any) -> None:
@@ -430,7 +444,7 @@ def test_a_full_disk_is_told(server: FaultServer, tmp_path: Path, monkeypatch: p
             raise OSError(28, "No space left on device")
         write(table, path, **options)
 
-    monkeypatch.setattr(working.pq, "write_table", full)
+    monkeypatch.setattr(pq, "write_table", full)
     with pytest.raises(DataError, match=r"cannot write .*No space left"):
         fetched(list_, out)
     monkeypatch.undo()

@@ -1,6 +1,5 @@
 """Fetching as ordered: the passes over a list, the tasks of a pass, and what they come to."""
 
-import importlib
 import json
 import threading
 import time
@@ -138,8 +137,12 @@ def _run_pass(engine: Engine, folder: FetchFolder, plan: _Plan, finished: dict[i
 
 def _load_for_the_end() -> None:
     """Load what is slow to load and needed when all is fetched, while workers load what they need."""
-    for name in ("pyarrow.compute", "duckdb"):
-        importlib.import_module(name)
+    import duckdb
+    import pyarrow.compute
+    import pyarrow.dataset  # noqa: F401
+
+    # The first connection takes several times as long as others.
+    duckdb.connect().close()
 
 
 class _Counted:

@@ -10,10 +10,9 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -163,39 +162,50 @@ class _Spool:
     """Keeps media until the last row of their chunk is done: shards hold samples in the order of the list."""
 
     def __init__(self, folder: Path) -> None:
-        # It lives as long as the spool.
-        self._file = tempfile.SpooledTemporaryFile(HELD, mode="w+b", dir=str(folder), prefix=".media-")  # noqa: SIM115
-        self._places: dict[int, list[tuple[str, int, int]]] = {}
-        self._end = 0
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+        self._places: dict[int, list[tuple[str, bytes | tuple[int, int]]]] = {}
+        """By the place of a row: name of each member, and its content or where it is in the file."""
+        self._held = 0
 
     def keep(self, place: int, medium: Medium) -> Medium:
         """Take over the members of a medium; return it without them."""
-        places = self._places[place] = []
-        for name, data in medium.members.items():
-            start = self._end
-            if isinstance(data, Path):
-                with data.open("rb") as file:
-                    shutil.copyfileobj(file, self._file, PIECE)
-                self._end = self._file.tell()
-            else:
-                self._file.write(data)
-                self._end += len(data)
-            places.append((name, start, self._end - start))
-        return replace(medium, members={})
+        self._places[place] = [(name, self._kept(data)) for name, data in medium.members.items()]
+        return Medium({}, medium.facts, medium.meta)
+
+    def _kept(self, data: bytes | Path) -> bytes | tuple[int, int]:
+        size = len(data) if isinstance(data, bytes) else data.stat().st_size
+        if self._held + size <= HELD:
+            self._held += size
+            return data if isinstance(data, bytes) else data.read_bytes()
+        if self._file is None:
+            # It lives as long as the spool.
+            self._file = tempfile.TemporaryFile(dir=str(self._folder), prefix=".media-")  # noqa: SIM115
+        start = self._file.seek(0, os.SEEK_END)
+        if isinstance(data, Path):
+            with data.open("rb") as file:
+                shutil.copyfileobj(file, self._file, PIECE)
+        else:
+            self._file.write(data)
+        return start, self._file.tell() - start
 
     def members(self, place: int) -> dict[str, bytes]:
-        """Return the members of the medium that was kept under a number."""
-        found = {}
-        for name, start, size in self._places[place]:
-            self._file.seek(start)
-            found[name] = self._file.read(size)
-        return found
+        """Hand out the members of the medium that was kept under a number; the spool forgets it."""
+        return {name: self._content(what) for name, what in self._places.pop(place)}
+
+    def _content(self, what: bytes | tuple[int, int]) -> bytes:
+        if isinstance(what, bytes):
+            return what
+        assert self._file is not None
+        self._file.seek(what[0])
+        return self._file.read(what[1])
 
     def __enter__(self) -> "_Spool":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def _write(job: FetchJob, chunk: FetchChunk, outcomes: list[Outcome], spool: _Spool) -> None:
