@@ -105,6 +105,9 @@ def _of_list(kinds: Mapping[str, str]) -> Tagger:
 def _words(text: str) -> Iterator[str]:
     """Split at spaces, and what is no letter, digit or hyphen off both ends."""
     for piece in text.split():
+        if piece.isalnum():
+            yield piece
+            continue
         start, end = 0, len(piece)
         while start < end and not piece[start].isalnum():
             start += 1
