@@ -3,15 +3,15 @@
     PYTHON benchmarks/video_swin.py                       # PYTHON: one with torchvision and diptych
     PYTHON benchmarks/video_swin.py --json swin.json --rounds 10 --clock wall
 
-Both are the tiny form with the same weights (ours are theirs, renamed), read the same clips of 4 frames, have no
-classifier and drop nothing at random. Outputs are compared first: they differ by less than 1e-5 of the largest,
-gradients of all parameters by less than 1e-4 of the largest of each. The goal is 1.3 times.
+Both are the tiny form with the same weights (ours are theirs, renamed), read the same clips of 4 frames, have
+no classifier and drop nothing at random. Outputs are compared first: they differ by less than 1e-5 of the
+largest, gradients of all parameters by less than 1e-4 of the largest of each. The goal is 1.3 times.
 
-Further rows have a patch for every frame, as SNP-S3 sees clips (twice the tokens); torchvision's gets the same
-stride there and a black frame behind the clip.
+Further rows have a patch for every frame, as SNP-S3 sees clips (twice the tokens); torchvision's gets the
+same stride there and a black frame behind the clip.
 
-`limit` is the time of the matrix products of the linear layers alone, one after the other on data of their own, as
-torch does them: without attention, activations and norms.
+`limit` is the time of the matrix products of the linear layers alone, one after the other on data of their
+own, as torch does them: without attention, activations and norms.
 """
 
 import argparse

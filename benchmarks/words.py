@@ -10,9 +10,9 @@ different words keeps growing as in a corpus; 6 drawn words a caption on average
 
 Rows: captions for each CPU second beside `plain-loop` (a loop in this process that tags line by line and
 counts, as the published script does, here with the same tagger); seconds; the most memory of all processes
-together (sum of PSS) for all captions and for a tenth of them, which is the peer: a ratio near 1 says that memory
-does not grow; and CPU seconds of a run with a SIGKILL half-way and of the run that goes on, beside those of one
-that was not killed. The files of both must be the same, byte by byte.
+together (sum of PSS) for all captions and for a tenth of them, which is the peer: a ratio near 1 says that
+memory does not grow; and CPU seconds of a run with a SIGKILL half-way and of the run that goes on, beside
+those of one that was not killed. The files of both must be the same, byte by byte.
 """
 
 import argparse

@@ -112,6 +112,7 @@ def test_pieces_change_nothing(scores: int, rows: int, monkeypatch: pytest.Monke
     expected = gradients(model, x, above)
     monkeypatch.undo()
     monkeypatch.setattr(window_attention, "SCORES", scores)
+    monkeypatch.setattr(window_attention, "ROWS", rows)
     monkeypatch.setattr(video_swin, "ROWS", rows)
     found = gradients(model, x, above)
     assert found.keys() == expected.keys()

@@ -17,13 +17,11 @@ from torch.autograd.function import once_differentiable
 
 from diptych.blocks.drop_path import DropPath
 from diptych.blocks.products import LinearGradient, joined, linear, plain
-from diptych.blocks.window_attention import Sizes, WindowAttention, WindowPlan, plan_windows
+from diptych.blocks.window_attention import ROWS, Sizes, WindowAttention, WindowPlan, plan_windows
 from diptych.config.schema import Section
 
 STRIDE = 32
 """Pixels along the side of a cell of the last map."""
-ROWS = 784
-"""Rows that a perceptron takes at a time for each thread of a CPU."""
 
 
 class VideoSwinConfig(Section):
@@ -127,8 +125,9 @@ class PatchMerging(nn.Module):
         """Turn [B, T, h, w, C] into [B, T, h / 2, w / 2, 2C]."""
         h, w = x.shape[2:4]
         x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2))
-        parts = [x[:, :, r::2, c::2] for c in (0, 1) for r in (0, 1)]
-        out: Tensor = self.reduction(self.norm(torch.cat(parts, -1)))
+        squares = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # [B, T, h / 2, 2, w / 2, 2, C]
+        parts = squares.permute(0, 1, 2, 4, 5, 3, 6).flatten(4)  # cells of the left column first
+        out: Tensor = self.reduction(self.norm(parts))
         return out
 
 

@@ -21,6 +21,8 @@ NEVER = -100.0
 
 SCORES = 2**18
 """Scores at a time for each thread of a CPU: 1 MB."""
+ROWS = 784
+"""Rows that linear layers take at a time for each thread of a CPU, as far as windows are whole."""
 
 Sizes = tuple[int, int, int]
 """Along frames, rows and columns."""
@@ -203,20 +205,19 @@ class _Attended(torch.autograd.Function):
         R, N, C = x.shape
         H = len(bias)
         outside, kept = [], []
-        for start, end, steps in _steps(R, H, N):
+        for start, end in _pieces(R, N):
             rows = linear(x[start:end].view(-1, C), weight, qkv_bias).view(-1, N, 3, H, C // H)
             parts = rows.permute(2, 0, 3, 1, 4).contiguous()  # [3, windows, H, N, d]
             q, k, v = parts
-            shares = x.new_empty(end - start, H, N, N)
-            y = torch.empty_like(q)
-            for heads in steps:
-                scores = shares[:, heads]
-                _product(scores, q[:, heads], k[:, heads].mT, alpha=(C // H) ** -0.5)
-                scores.add_(bias[heads])
+            shares, y = x.new_empty(end - start, H, N, N), torch.empty_like(q)
+            for some in _steps(end - start, H, N):
+                scores = shares[some]
+                _product(scores, q[some], k[some].mT, alpha=(C // H) ** -0.5)
+                scores.add_(bias[some[1]])
                 if mask is not None:
-                    scores.add_(_of_windows(mask, start, end)[:, None])
+                    scores.add_(_of_windows(mask, start, some[0])[:, None])
                 torch.softmax(scores, -1, out=scores)
-                _product(y[:, heads], scores, v[:, heads])
+                _product(y[some], scores, v[some])
             rows = y.transpose(1, 2).reshape(-1, C)
             outside.append(linear(rows, proj, proj_bias))
             kept += [parts, shares, rows]
@@ -233,32 +234,32 @@ class _Attended(torch.autograd.Function):
         needed = ctx.needs_input_grad
         to_qkv, to_proj = LinearGradient(*needed[1:3]), LinearGradient(*needed[3:5])
         to_bias, to_x = x.new_zeros(H, N, N), []
-        for number, (start, end, steps) in enumerate(_steps(R, H, N)):
+        for number, (start, end) in enumerate(_pieces(R, N)):
             parts, shares, y = kept[3 * number : 3 * number + 3]
             above = given[start:end].view(-1, C)
             to_proj.add(above, y)
             to_y = linear(above, proj.t()).view(-1, N, H, C // H).transpose(1, 2).contiguous()
-            rows = _back(parts, shares, to_y, to_bias, steps).permute(1, 3, 0, 2, 4).reshape(-1, 3 * C)
+            rows = _back(parts, shares, to_y, to_bias).permute(1, 3, 0, 2, 4).reshape(-1, 3 * C)
             to_qkv.add(rows, x[start:end].view(-1, C))
             to_x.append(linear(rows, weight.t()))
         moved = joined(to_x).view(R, N, C)
         return moved, to_qkv.weight, to_qkv.bias, to_proj.weight, to_proj.bias, to_bias, None
 
 
-def _back(parts: Tensor, shares: Tensor, to_y: Tensor, to_bias: Tensor, steps: list[slice]) -> Tensor:
+def _back(parts: Tensor, shares: Tensor, to_y: Tensor, to_bias: Tensor) -> Tensor:
     """Return the gradient of queries, keys and values [3, windows, H, N, d]; that of the bias is added to."""
     (q, k, v), scale = parts, parts.shape[-1] ** -0.5
     to_parts = torch.empty_like(parts)
     to_q, to_k, to_v = to_parts
-    for heads in steps:
-        share = shares[:, heads]
+    for some in _steps(*shares.shape[:3]):
+        share = shares[some]
         to_scores = torch.empty_like(share)
-        _product(to_v[:, heads], share.mT, to_y[:, heads])
-        _product(to_scores, to_y[:, heads], v[:, heads].mT)
+        _product(to_v[some], share.mT, to_y[some])
+        _product(to_scores, to_y[some], v[some].mT)
         torch._softmax_backward_data(to_scores, share, -1, share.dtype, grad_input=to_scores)
-        to_bias[heads] += to_scores.sum(0)
-        _product(to_q[:, heads], to_scores, k[:, heads], alpha=scale)
-        _product(to_k[:, heads], to_scores.mT, q[:, heads], alpha=scale)
+        to_bias[some[1]] += to_scores.sum(0)
+        _product(to_q[some], to_scores, k[some], alpha=scale)
+        _product(to_k[some], to_scores.mT, q[some], alpha=scale)
     return to_parts
 
 
@@ -268,18 +269,26 @@ def _product(out: Tensor, a: Tensor, b: Tensor, alpha: float = 1.0) -> None:
     torch.baddbmm(flat, a.flatten(0, 1), b.flatten(0, 1), beta=0, alpha=alpha, out=flat)
 
 
-def _of_windows(mask: Tensor, start: int, end: int) -> Tensor:
-    """Return the masks of windows `start` to `end` of all clips."""
+def _of_windows(mask: Tensor, before: int, windows: slice) -> Tensor:
+    """Return the masks of some windows; `before` them come those of earlier pieces, W for each clip."""
     W = len(mask)
+    start, end = before + windows.start, before + windows.stop
     if start // W == (end - 1) // W:
         return mask[start % W : (end - 1) % W + 1]
     return mask[torch.arange(start, end) % W]
 
 
-def _steps(windows: int, heads: int, places: int) -> Iterator[tuple[int, int, list[slice]]]:
-    """Yield windows from and to that are done together, and which heads at a time."""
+def _pieces(windows: int, places: int) -> Iterator[tuple[int, int]]:
+    """Yield windows from and to whose rows are multiplied together."""
+    step = max(1, ROWS * torch.get_num_threads() // places)
+    for start in range(0, windows, step):
+        yield start, min(start + step, windows)
+
+
+def _steps(windows: int, heads: int, places: int) -> Iterator[tuple[slice, slice]]:
+    """Yield windows and heads whose scores are made together: some whole windows, or heads of one window."""
     pairs = max(1, SCORES * torch.get_num_threads() // places**2)
     several, step = max(1, pairs // heads), min(pairs, heads)
-    cuts = [slice(first, first + step) for first in range(0, heads, step)]
     for start in range(0, windows, several):
-        yield start, min(start + several, windows), cuts
+        for first in range(0, heads, step):
+            yield slice(start, min(start + several, windows)), slice(first, min(first + step, heads))
