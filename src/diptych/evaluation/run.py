@@ -83,11 +83,18 @@ def apply_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
                 f"{argument}: decided when the model was trained; an evaluation can set "
                 "evaluate.*, data.* and task.*"
             )
-    return resolve(RunConfig, config.model_dump(mode="json"), overrides).config
+    values = config.model_dump(mode="json")
+    named = [argument.partition("=")[2] for argument in overrides if argument.startswith("task.name=")]
+    if named and named[-1] != config.task.name:
+        # Another task has settings of its own.
+        values["task"] = {"name": named[-1]}
+    return resolve(RunConfig, values, overrides).config
 
 
 def with_settings(task: Task, config: RunConfig) -> Task:
     """Return the task with the (evaluation) settings of `config.task` and unchanged weights.
+
+    It may be another task than the one that was trained, where that has all the weights it needs.
 
     Raises:
         ConfigError: a setting that would need other weights.
@@ -97,15 +104,14 @@ def with_settings(task: Task, config: RunConfig) -> Task:
     kind: type[Task] = look_up(TASKS, config.task.name, "task")
     changed = kind.create(task.model, config.task, task.tokenizer, task.assets())
     before, after = task.state_dict(), changed.state_dict()
-    if {n: t.shape for n, t in before.items()} != {n: t.shape for n, t in after.items()}:
-        differing = sorted(set(before) ^ set(after)) or sorted(
-            n for n in before if before[n].shape != after[n].shape
-        )
+    unused = set() if config.task.name != task.config.name else before.keys() - after.keys()
+    lacking = {n for n, tensor in after.items() if n not in before or before[n].shape != tensor.shape}
+    if differing := sorted(unused | lacking):
         raise ConfigError(
             f"task.*: these settings need other weights than the trained ones ({', '.join(differing[:4])}); "
             "an evaluation can only change settings of the evaluation"
         )
-    changed.load_state_dict(before)
+    changed.load_state_dict({name: before[name] for name in after})
     return changed
 
 
