@@ -1,8 +1,8 @@
 """The process that worker processes are copies of: it has loaded what they need, and runs nothing else.
 
 So workers are there at once, whatever they need, and share the memory of it. It begins anew and is not a copy
-of the process that hands out tasks, which may have threads and much in its memory. Threads that libraries begin
-when they are loaded (OpenBLAS, jemalloc) are ended or begun anew by themselves where a process is copied.
+of the process that hands out tasks, which may have threads and much in its memory. Threads that libraries
+begin when they are loaded (OpenBLAS, jemalloc) are ended or begun anew by these where a process is copied.
 """
 
 import gc
