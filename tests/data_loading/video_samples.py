@@ -22,7 +22,7 @@ _MADE: dict[str, bytes] = {}
 
 
 def make_video(frames: int = 30, **form: Any) -> bytes:
-    """A video, see `encode`; equal arguments give equal bytes, which x264 alone does not promise."""
+    """A video, see `encode`; the same one is made once."""
     if "pictures" in form:
         return encode(frames, **form)
     name = f"{frames} {sorted(form.items())}"
@@ -46,8 +46,11 @@ def encode(
 ) -> bytes:
     """A video of `picture(0)`, `picture(1)`, ...; `times` are in milliseconds."""
     file = io.BytesIO()
+    options = dict(options or {})
+    if codec == "libx264":  # whose look ahead sees memory that nobody wrote in pictures as small as these
+        options["x264-params"] = f"{options.get('x264-params', 'threads=1')}:mbtree=0"
     with av.open(file, "w", format=container) as out:
-        stream: Any = out.add_stream(codec, rate=fps, options=options or {})
+        stream: Any = out.add_stream(codec, rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.codec_context.thread_count = 1
         if times is not None:
