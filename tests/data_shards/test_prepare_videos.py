@@ -70,4 +70,4 @@ def test_killed_at_some_steps(raw: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_at_every_third_step(raw: Path, tmp_path: Path) -> None:
-    killed(raw, tmp_path, list(range(0, 87, 3)))
+    killed(raw, tmp_path, list(range(0, 81, 3)))
