@@ -145,8 +145,8 @@ def count_piece(piece: Piece, tell: Tell) -> None:
             seen["texts"] += 1
             yield text
 
-    for word, kind in load_tagger(piece.tagger)(told()):
-        counts[kind][word] += 1
+    for (word, kind), number in Counter(load_tagger(piece.tagger)(told())).items():
+        counts[kind][word] += number
     content = {"texts": seen["texts"], "skipped": seen["skipped"], "counts": counts}
     path = Path(piece.out)
     with written_whole(path, str(os.getpid())) as partial:
