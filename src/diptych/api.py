@@ -4,6 +4,7 @@
 model.encode_image(["cat.jpg", "dog.jpg"])            # [2, D] unit vectors
 model.encode_text("a cat")                            # [1, D]
 model.match("cat.jpg", ["a cat", "a dog"])            # [2] probabilities
+model.choose("cat.mp4", ["a cat runs", "a cat sits"]) # [1, 2] probabilities, which of them it is
 model.answer("cat.jpg", "What animal is it?")[0].text
 ```
 
@@ -26,6 +27,7 @@ from diptych.data.pictures import Picture, framed_pictures, picture_list
 from diptych.data.text import clean
 from diptych.errors import DataError, UsageError
 from diptych.objectives.contrastive import ContrastiveHead
+from diptych.objectives.pair_scores import PairScorer
 from diptych.systems.protocol import Encoded, VisionLanguageModel, Visual
 from diptych.systems.task import Task
 from diptych.tasks.fused import embed_pictures
@@ -142,22 +144,27 @@ class LoadedModel:
         weights = sum(p.numel() for p in self.task.parameters())
         return f"<{self.config.system.name}, {self.config.task.name}: {weights:,} weights on {self.device}>"
 
-    def can(self, what: Literal["encode", "match", "answer", "judge"]) -> bool:
-        """Return whether it has the heads for `match`, `answer`, `judge`, or both methods `encode_...`."""
+    def can(self, what: Literal["encode", "match", "choose", "answer", "judge"]) -> bool:
+        """Return whether it has the heads for `match`, `choose`, ..., or both methods `encode_...`."""
         if what in ("answer", "judge"):
             kind = VqaTask if what == "answer" else NlvrTask
             return any(isinstance(task, kind) for task in self._tasks)
         if what == "match":
             return any(getattr(task, "itm", None) is not None for task in self._tasks)
-        return any(isinstance(getattr(task, "itc", None), ContrastiveHead) for task in self._tasks)
+        if what == "choose":
+            return self.can("match") or self._scorer() is not None
+        return self.model.aligned or any(
+            isinstance(getattr(task, "itc", None), ContrastiveHead) for task in self._tasks
+        )
 
     def encode_image(self, pictures: Picture | Sequence[Picture], *, project: bool = True) -> Tensor:
         """Return a vector for each picture, [N, D] float32.
 
         Args:
             pictures: paths, encoded bytes, PIL pictures or arrays [H, W, 3] uint8; one or several.
-            project: unit vectors of the contrastive head, to be compared with those of `encode_text`; false:
-                the model's own token, from models without that head too.
+            project: unit vectors of the contrastive head, to be compared with those of `encode_text` (of a
+                clip in several parts their mean); false: the model's own token, from models without that
+                head too.
 
         Raises:
             UsageError: the model has no contrastive head, or cannot encode pictures alone.
@@ -210,6 +217,36 @@ class LoadedModel:
             return torch.softmax(head(fused.pooled).float(), 1)[:, 1]
 
         return self._each(score, list(zip(rows, read, strict=True)))
+
+    def choose(self, pictures: Picture | Sequence[Picture], options: Sequence[str]) -> Tensor:
+        """Return how probably each of some texts is the one that belongs to a picture, [N, C] float32.
+
+        The rows add up to 1. Every text is read together with every picture.
+
+        Args:
+            pictures: see `encode_image`.
+            options: C texts, the same for all pictures.
+
+        Raises:
+            UsageError: the model has no head for pairs.
+            DataError: a picture or text that cannot be used.
+        """
+        scorer, texts = self._scorer(), list(options)
+        seen = picture_list(pictures)
+        if not scorer:
+            pairs = [picture for picture in seen for _ in texts]
+            odds = torch.logit(self.match(pairs, texts * len(seen)), eps=1e-6)
+            return odds.view(len(seen), len(texts)).softmax(1)
+        ids, mask = self._tokens(texts)
+
+        def score(chunk: list[Picture]) -> Tensor:
+            rows = torch.arange(len(chunk), device=self.device).repeat_interleave(len(texts))
+            visual = self._embed(chunk)[rows]
+            fused = self.model.fuse(visual, ids.repeat(len(chunk), 1), mask.repeat(len(chunk), 1))
+            found: Tensor = scorer(fused.pooled).view(len(chunk), len(texts))
+            return found
+
+        return self._each(score, seen).softmax(1)
 
     def answer(
         self, pictures: Picture | Sequence[Picture], questions: str | Sequence[str], *, top: int = 5
@@ -290,14 +327,22 @@ class LoadedModel:
             if head is not None:
                 return head
         raise UsageError(
-            f"match: {self._name} was trained without a matching head; compare encode_image with encode_text"
+            f"match: {self._name} was trained without a matching head; compare encode_image with "
+            "encode_text, or choose among texts (choose)"
         )
+
+    def _scorer(self) -> nn.Module | None:
+        """Return the head that gives a pair one number, if there is one."""
+        heads = (getattr(task, "match", None) for task in self._tasks)
+        return next((head for head in heads if isinstance(head, PairScorer)), None)
 
     def _head(self, projection: str, project: bool) -> Callable[[Encoded], Tensor]:
         """Return what turns encoded pictures or texts into vectors."""
         if not project:
             return lambda encoded: encoded.pooled
         task = next((t for t in self._tasks if isinstance(getattr(t, "itc", None), ContrastiveHead)), None)
+        if task is None and self.model.aligned:
+            return _own_features
         if task is None:
             raise UsageError(
                 f"encode: {self._name} was trained without a contrastive head; project=False gives the "
@@ -358,6 +403,11 @@ class LoadedModel:
             text_ids=ids,
             text_mask=mask,
         )
+
+
+def _own_features(encoded: Encoded) -> Tensor:
+    """Return the vectors of a model that needs no head for them; of a picture in parts their mean."""
+    return encoded.pooled if encoded.parts is None else nn.functional.normalize(encoded.parts.mean(1), dim=-1)
 
 
 def _texts(texts: str | Sequence[str]) -> list[str]:

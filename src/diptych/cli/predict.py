@@ -75,21 +75,23 @@ def predict(
 def _texts(model: "LoadedModel", images: list[Path], texts: list[str]) -> list[dict[str, Any]]:
     """Return a row for each picture and text, the best text of a picture first.
 
-    `similarity` is the cosine of their vectors, `match` the probability that they belong together, each where
-    the model has what it takes.
+    `similarity` is the cosine of their vectors, `match` the probability that they belong together, `choice`
+    that of being the one of these texts that does, each where the model has what it takes.
     """
     rows: list[dict[str, Any]] = [{"image": str(path), "text": text} for path in images for text in texts]
     columns: dict[str, list[float]] = {}
     if model.can("encode"):
         similarity = model.encode_image(images) @ model.encode_text(texts).T
         columns["similarity"] = similarity.flatten().tolist()
-    if model.can("match") or not columns:
+    if model.can("choose") and not model.can("match"):
+        columns["choice"] = model.choose(images, texts).flatten().tolist()
+    elif model.can("match") or not columns:
         pictures = [path for path in images for _ in texts]
         columns["match"] = model.match(pictures, texts * len(images)).tolist()
     for name, values in columns.items():
         for row, value in zip(rows, values, strict=True):
             row[name] = value
-    order = "match" if "match" in columns else "similarity"
+    order = next(name for name in ("match", "choice", "similarity") if name in columns)
     place = {str(path): i for i, path in enumerate(images)}
     return sorted(rows, key=lambda row: (place[row["image"]], -row[order]))
 
