@@ -71,7 +71,7 @@ def test_published_numbers(task: str, encoder: str) -> None:
     system = config.system
     assert isinstance(system, SnpS3Config)
     sizes = "square" if encoder == "swin" else "any"
-    assert system == SnpS3Config(encoder=encoder, frames=16, sizes=sizes)
+    assert system == SnpS3Config(encoder=encoder, frames=16, sizes=sizes, mask="published")
     image = config.data.image
     if encoder == "swin":
         # The shorter side is 268 in an evaluation, int(1.2 * 224), and up to 336 in training.
@@ -125,7 +125,13 @@ RAW = {
     "msvd_pvt": (
         "msvd",
         "msvd",
-        [QUEUE, "data.image.size=64", "data.image.long=64", "data.image.short=64"],
+        [
+            QUEUE,
+            "data.image.size=64",
+            "data.image.long=64",
+            "data.image.short=64",
+            "data.image.train_short=[48,64]",
+        ],
         [],
     ),
     "didemo_swin": ("didemo", "didemo", [QUEUE], []),
