@@ -194,6 +194,10 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "encoder": "resnet",
         "resnet": ResNetConfig(depth=50, norm="frozen", widths=(4, 4, 6, 8), blocks=(1, 1, 1, 1)),
     },
+    "ours": {
+        "encoder": "resnet",
+        "resnet": ResNetConfig(depth=18, stem="small", widths=(4, 4, 6, 8), blocks=(1, 1, 1, 1)),
+    },
 }
 
 
@@ -204,7 +208,7 @@ def test_every_encoder_is_recognised(name: str) -> None:
     with torch.device("meta"):
         state = {f"model.{n}": tuple(t.shape) for n, t in SnpS3Model(config).state_dict().items()}
     found = read_config(state)
-    if name == "narrow":  # base_channels follows from the widths
+    if name in ("narrow", "ours"):  # base_channels follows from the widths
         found = found.with_(resnet=found.resnet.with_(base_channels=64, stem_channels=64))
     assert found == config
 

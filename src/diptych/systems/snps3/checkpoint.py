@@ -49,7 +49,6 @@ def import_checkpoint(
     with torch.device("meta"):
         own = {n: t.shape for n, t in SnpS3Model(config).state_dict().items()}
     expected = {f"model.{n}": shape for n, shape in own.items()}
-    _fill_counters(state, own)
     found = {n: t.shape for n, t in state.items() if n.startswith("model.")}
     if found != expected:
         wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
@@ -58,13 +57,6 @@ def import_checkpoint(
         )
     dropped = _complete_momentum(state, own)
     return config, state, sorted([*imported.ignored, *dropped])
-
-
-def _fill_counters(state: dict[str, Tensor], own: Mapping[str, Any]) -> None:
-    """Add counters of batches, which published files may lack and which nothing reads."""
-    for name in own:
-        if name.endswith("num_batches_tracked"):
-            state.setdefault(f"model.{name}", torch.tensor(0))
 
 
 def _complete_momentum(state: dict[str, Tensor], own: Mapping[str, Any]) -> list[str]:

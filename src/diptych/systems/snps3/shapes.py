@@ -154,7 +154,9 @@ def _read_resnet(own: Shapes) -> dict[str, Any]:
     widths = tuple(own[f"layer{stage}.0.conv1.weight"][0] for stage in range(1, 5))
     found: dict[str, Any] = {
         "depth": depth,
-        "norm": "frozen",
+        # Published norms are constants; those of models of our own count batches.
+        "norm": "batch" if "bn1.num_batches_tracked" in own else "frozen",
+        "stem": "small" if own["conv1.weight"][2] == 3 else "published",
         "stem_channels": own["conv1.weight"][0],
         "base_channels": widths[0],
     }
