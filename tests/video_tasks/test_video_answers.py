@@ -1,5 +1,6 @@
 """Questions about clips: published head and loss, order-sensitive ones apart, the best of the listed."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,8 +17,10 @@ from tests.video_tasks.video_toys import (
     toy_model,
     toy_tokenizer,
 )
+from torch import Tensor
 
 from diptych.data.image import normalise
+from diptych.tasks.fused import equal_pictures
 from diptych.tasks.vqa import VqaTask
 from diptych.tasks.vqa_config import VqaConfig
 
@@ -80,3 +83,34 @@ def test_order_and_the_best_of_the_answers_listed() -> None:
 def test_all_answers_may_be_listed() -> None:
     metrics = make(top=10).evaluate(rows_split(asked()), quiet).metrics
     assert metrics["top_accuracy"] == metrics["reachable"] == 0.75
+
+
+def counted(task: VqaTask) -> list[int]:
+    """Return a list to which every embedding adds its number of clips."""
+    counts: list[int] = []
+    embed = task.model.embed_visual
+
+    def count(frames: Tensor, sizes: Tensor | None = None) -> Tensor:
+        counts.append(len(frames))
+        return embed(frames, sizes)
+
+    task.model.embed_visual = count
+    return counts
+
+
+def test_rows_about_one_clip_share_its_embedding() -> None:
+    batch = asked().take(torch.tensor([0, 1, 0, 1, 2, 3]))
+    moved = batch.images.clone()
+    moved[3] = 255 - moved[3]  # as if it were cropped elsewhere: clip 1 twice, each by itself
+    batch = replace(batch, images=moved)
+    assert equal_pictures(batch.keys, batch.images) == ([0, 1, 3, 4, 5], [0, 1, 0, 2, 3, 4])
+    found = {}
+    for share in (False, True):
+        task = make(share_pictures=share)
+        counts = counted(task)
+        loss = step(task, batch).total
+        loss.backward()
+        weights = task.model.visual.projection.weight.grad
+        found[share] = (loss.detach(), weights)
+        assert counts == [5 if share else 6]
+    torch.testing.assert_close(found[True], found[False], rtol=1e-4, atol=1e-6)

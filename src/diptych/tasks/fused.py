@@ -3,11 +3,13 @@
 Legend: B samples, L text tokens, P image tokens, D width.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from diptych.data.batch import Batch
 from diptych.data.image import normalise
 from diptych.data.text import Tokenizer
 from diptych.errors import UsageError
@@ -27,6 +29,50 @@ def embed_pictures(
     """
     pixels = normal_pictures(model, images, blind, sizes)
     return model.embed_visual(pixels, sizes) if "embed_visual" in model.capabilities else pixels
+
+
+def embed_batch(model: VisionLanguageModel, batch: Batch, blind: Blind, *, share: bool) -> Tensor | Visual:
+    """Embed the pictures of a batch; with `share` those that several rows show once.
+
+    Args:
+        model: the system's.
+        batch: rows of one key whose pixels are equal show the same picture.
+        blind: as `normal_pictures`.
+        share: embed equal pictures once. Random parts of the model are then drawn once for all their rows.
+
+    Raises:
+        UsageError: as `normal_pictures`.
+    """
+    assert batch.images is not None  # the engine checks `batch_fields`
+    if share:
+        first, row = equal_pictures(batch.keys, batch.images)
+        if len(first) < len(row):
+            chosen = torch.tensor(first, device=batch.images.device)
+            sizes = None if batch.image_sizes is None else batch.image_sizes[chosen]
+            visual = embed_pictures(model, batch.images[chosen], blind, sizes)
+            return visual[torch.tensor(row, device=batch.images.device)]
+    return embed_pictures(model, batch.images, blind, batch.image_sizes)
+
+
+def equal_pictures(keys: Sequence[str], images: Tensor) -> tuple[list[int], list[int]]:
+    """Return the first rows of different pictures, and which of these each row shows.
+
+    Args:
+        keys: [B]; rows of different keys are different.
+        images: [B, ...]; rows of one key are equal or not (cropped at other places).
+    """
+    first: list[int] = []
+    row: list[int] = []
+    of_key: dict[str, list[int]] = {}
+    for i, key in enumerate(keys):
+        known = of_key.setdefault(key, [])
+        found = next((number for number in known if torch.equal(images[first[number]], images[i])), None)
+        if found is None:
+            found = len(first)
+            first.append(i)
+            known.append(found)
+        row.append(found)
+    return first, row
 
 
 def normal_pictures(

@@ -19,7 +19,7 @@ from diptych.objectives.matching import MatchingHead
 from diptych.objectives.pair_scores import PairScorer
 from diptych.systems.protocol import VisionLanguageModel, Visual
 from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, Task, TaskConfig
-from diptych.tasks.fused import embed_pictures
+from diptych.tasks.fused import embed_batch
 from diptych.tasks.multiple_choice_config import MultipleChoiceConfig
 from diptych.tasks.multiple_choice_results import evaluate_choices
 
@@ -64,15 +64,14 @@ class MultipleChoiceTask(Task):
         Raises:
             UsageError: the rows of the batch are no options.
         """
-        assert batch.images is not None  # the engine checks `batch_fields`
-        assert batch.text_ids is not None
+        assert batch.text_ids is not None  # the engine checks `batch_fields`
         assert batch.text_mask is not None
         if batch.text_ids.dim() != 3:
             raise UsageError(
                 "task multiple_choice: expected several texts a picture [B, C, L], got token ids of shape "
                 f"{list(batch.text_ids.shape)}; set data.examples=choices"
             )
-        visual = embed_pictures(self.model, batch.images, self.config.blind, batch.image_sizes)
+        visual = embed_batch(self.model, batch, self.config.blind, share=self.config.share_pictures)
         compute = self._by_features if self.config.scores == "features" else self._by_reading
         return compute(visual, batch.text_ids, batch.text_mask)
 

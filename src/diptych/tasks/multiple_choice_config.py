@@ -29,6 +29,11 @@ class MultipleChoiceConfig(TaskConfig):
         "head has learned it.",
     )
     gate_weight: float = Field(0.001, ge=0, description="Weight of the routing balance loss.")
+    share_pictures: bool = Field(
+        False,
+        description="Ours: embed a picture that several rows of a batch show once; with "
+        "`data.loader.group_size` rows about one picture share a batch.",
+    )
     blind: Literal["none", "image"] = Field(
         "none",
         description="A control that sees no picture. (Without texts all options look alike: a guess.)",

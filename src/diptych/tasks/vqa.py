@@ -21,7 +21,7 @@ from diptych.objectives.answers import (
 )
 from diptych.systems.protocol import Fused, VisionLanguageModel
 from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, Task, TaskConfig
-from diptych.tasks.fused import embed_pictures, visible_text
+from diptych.tasks.fused import embed_batch, visible_text
 from diptych.tasks.vqa_answers import Answers, checked_answers, frequent_answers, read_answers
 from diptych.tasks.vqa_config import VqaConfig
 from diptych.tasks.vqa_results import evaluate_vqa
@@ -108,12 +108,12 @@ class VqaTask(Task):
 
     def fuse(self, batch: Batch) -> Fused:
         """Read pictures [B, 3, H, W] and questions [B, L] together."""
-        assert batch.images is not None  # the engine checks `batch_fields`
-        assert batch.text_ids is not None
+        assert batch.text_ids is not None  # the engine checks `batch_fields`
         assert batch.text_mask is not None
         blind = self.config.blind
         ids, mask = visible_text(batch.text_ids, batch.text_mask, self.tokenizer, blind)
-        return self.model.fuse(embed_pictures(self.model, batch.images, blind, batch.image_sizes), ids, mask)
+        visual = embed_batch(self.model, batch, blind, share=self.config.share_pictures)
+        return self.model.fuse(visual, ids, mask)
 
     def logits(self, batch: Batch) -> Tensor:
         """Return a score for each answer, [B, A] float32."""

@@ -47,6 +47,11 @@ class VqaConfig(TaskConfig):
         description="Answers listed for each question in predictions.jsonl; `top_accuracy` is that of the "
         "best of them.",
     )
+    share_pictures: bool = Field(
+        False,
+        description="Ours: embed a picture that several rows of a batch show once; with "
+        "`data.loader.group_size` rows about one picture share a batch.",
+    )
     blind: Literal["none", "image", "text"] = Field(
         "none", description="A control that sees no picture (image) or no question (text)."
     )
