@@ -207,20 +207,22 @@ class _Attended(torch.autograd.Function):
         outside, kept = [], []
         for start, end in _pieces(R, N):
             rows = linear(x[start:end].view(-1, C), weight, qkv_bias).view(-1, N, 3, H, C // H)
-            parts = rows.permute(2, 0, 3, 1, 4).contiguous()  # [3, windows, H, N, d]
+            parts = rows.permute(2, 0, 3, 1, 4).reshape(3, -1, N, C // H)  # [3, windows H, N, d]
             q, k, v = parts
-            shares, y = x.new_empty(end - start, H, N, N), torch.empty_like(q)
-            for some in _steps(end - start, H, N):
+            k, shares, y = k.mT, q.new_empty(len(q), N, N), torch.empty_like(q)
+            for some, windows, heads in _steps(end - start, H, N):
                 scores = shares[some]
-                _product(scores, q[some], k[some].mT, alpha=(C // H) ** -0.5)
-                scores.add_(bias[some[1]])
+                torch.baddbmm(scores, q[some], k[some], beta=0, alpha=(C // H) ** -0.5, out=scores)
+                grid = scores.view(windows.stop - windows.start, -1, N, N)
+                grid.add_(bias[heads])
                 if mask is not None:
-                    scores.add_(_of_windows(mask, start, some[0])[:, None])
+                    grid.add_(_of_windows(mask, start, windows)[:, None])
                 torch.softmax(scores, -1, out=scores)
-                _product(y[some], scores, v[some])
-            rows = y.transpose(1, 2).reshape(-1, C)
+                torch.bmm(scores, v[some], out=y[some])
+            rows = y.view(-1, H, N, C // H).transpose(1, 2).reshape(-1, C)
             outside.append(linear(rows, proj, proj_bias))
             kept += [parts, shares, rows]
+        ctx.heads = H
         ctx.save_for_backward(x, weight, proj, *kept)
         return joined(outside).view(R, N, C)
 
@@ -230,7 +232,7 @@ class _Attended(torch.autograd.Function):
         x, weight, proj, *kept = ctx.saved_tensors
         given = gradients[0].contiguous()
         R, N, C = x.shape
-        H = kept[1].shape[1]
+        H = ctx.heads
         needed = ctx.needs_input_grad
         to_qkv, to_proj = LinearGradient(*needed[1:3]), LinearGradient(*needed[3:5])
         to_bias, to_x = x.new_zeros(H, N, N), []
@@ -238,8 +240,9 @@ class _Attended(torch.autograd.Function):
             parts, shares, y = kept[3 * number : 3 * number + 3]
             above = given[start:end].view(-1, C)
             to_proj.add(above, y)
-            to_y = linear(above, proj.t()).view(-1, N, H, C // H).transpose(1, 2).contiguous()
-            rows = _back(parts, shares, to_y, to_bias).permute(1, 3, 0, 2, 4).reshape(-1, 3 * C)
+            to_y = linear(above, proj.t()).view(-1, N, H, C // H).transpose(1, 2).reshape(-1, N, C // H)
+            to_parts = _back(parts, shares, to_y, to_bias).view(3, -1, H, N, C // H)
+            rows = to_parts.permute(1, 3, 0, 2, 4).reshape(-1, 3 * C)
             to_qkv.add(rows, x[start:end].view(-1, C))
             to_x.append(linear(rows, weight.t()))
         moved = joined(to_x).view(R, N, C)
@@ -247,26 +250,20 @@ class _Attended(torch.autograd.Function):
 
 
 def _back(parts: Tensor, shares: Tensor, to_y: Tensor, to_bias: Tensor) -> Tensor:
-    """Return the gradient of queries, keys and values [3, windows, H, N, d]; that of the bias is added to."""
-    (q, k, v), scale = parts, parts.shape[-1] ** -0.5
+    """Return the gradient of queries, keys and values [3, windows H, N, d]; that of the bias is added to."""
+    (q, k, v), scale, (H, N, _) = parts, parts.shape[-1] ** -0.5, to_bias.shape
     to_parts = torch.empty_like(parts)
     to_q, to_k, to_v = to_parts
-    for some in _steps(*shares.shape[:3]):
-        share = shares[some]
-        to_scores = torch.empty_like(share)
-        _product(to_v[some], share.mT, to_y[some])
-        _product(to_scores, to_y[some], v[some].mT)
+    v, turned = v.mT, shares.mT
+    for some, windows, heads in _steps(len(q) // H, H, N):
+        above, share = to_y[some], shares[some]
+        torch.bmm(turned[some], above, out=to_v[some])
+        to_scores = torch.bmm(above, v[some])
         torch._softmax_backward_data(to_scores, share, -1, share.dtype, grad_input=to_scores)
-        to_bias[some[1]] += to_scores.sum(0)
-        _product(to_q[some], to_scores, k[some], alpha=scale)
-        _product(to_k[some], to_scores.mT, q[some], alpha=scale)
+        to_bias[heads].add_(to_scores.view(windows.stop - windows.start, -1, N, N).sum(0))
+        for out, a, b in ((to_q, to_scores, k), (to_k, to_scores.mT, q)):
+            torch.baddbmm(out[some], a, b[some], beta=0, alpha=scale, out=out[some])
     return to_parts
-
-
-def _product(out: Tensor, a: Tensor, b: Tensor, alpha: float = 1.0) -> None:
-    """Write alpha * a @ b, each [windows, heads, ., .] and one window or all heads, to `out`."""
-    flat = out.flatten(0, 1)
-    torch.baddbmm(flat, a.flatten(0, 1), b.flatten(0, 1), beta=0, alpha=alpha, out=flat)
 
 
 def _of_windows(mask: Tensor, before: int, windows: slice) -> Tensor:
@@ -285,10 +282,16 @@ def _pieces(windows: int, places: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, windows)
 
 
-def _steps(windows: int, heads: int, places: int) -> Iterator[tuple[slice, slice]]:
-    """Yield windows and heads whose scores are made together: some whole windows, or heads of one window."""
+def _steps(windows: int, heads: int, places: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Yield whose scores are made together, whole windows or heads of one: places in [windows H], both."""
     pairs = max(1, SCORES * torch.get_num_threads() // places**2)
     several, step = max(1, pairs // heads), min(pairs, heads)
     for start in range(0, windows, several):
+        end = min(start + several, windows)
         for first in range(0, heads, step):
-            yield slice(start, min(start + several, windows)), slice(first, min(first + step, heads))
+            last = min(first + step, heads)
+            yield (
+                slice(start * heads + first, (end - 1) * heads + last),
+                slice(start, end),
+                slice(first, last),
+            )
