@@ -32,8 +32,7 @@ CHEAPER = (
     "system.resnet.stem_channels=8",
     "system.resnet.widths=[8,16,32,64]",
 )
-"""The recipes' model at a quarter of its cost: three frames (before, between and after the events), half of the
-first channels."""
+"""A quarter of the cost: three frames (before, between, after events), half of the first channels."""
 SHORT = {PRETRAIN: "pretrain", RETRIEVAL: "retrieval", QA: "qa", CHOICE: "choice"}
 UNITS = {RETRIEVAL: "share of texts", QA: "share of questions", CHOICE: "share of choices"}
 ASKED = ("task.text_mask_ratio=0.3", "task.masking=random")
