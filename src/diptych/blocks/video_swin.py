@@ -54,7 +54,7 @@ class SwinMlp(nn.Module):
         """Return [..., C]."""
         if plain(x) and torch.is_grad_enabled():
             parameters = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
-            found: Tensor = _Perceived.apply(x, *parameters)
+            found: Tensor = _Perceived.apply(x, *parameters)  # type: ignore[no-untyped-call]
             return found
         out: Tensor = self.fc2(F.gelu(self.fc1(x)))
         return out
@@ -74,7 +74,7 @@ class _Perceived(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, first, second, *inside = ctx.saved_tensors
         needed = ctx.needs_input_grad
@@ -91,7 +91,7 @@ class _Perceived(torch.autograd.Function):
 
 
 def _pieces(x: Tensor) -> tuple[Tensor, ...]:
-    return x.reshape(-1, x.shape[-1]).split(ROWS * torch.get_num_threads())
+    return torch.split(x.reshape(-1, x.shape[-1]), ROWS * torch.get_num_threads())
 
 
 class SwinBlock(nn.Module):
@@ -125,7 +125,8 @@ class PatchMerging(nn.Module):
         """Turn [B, T, h, w, C] into [B, T, h / 2, w / 2, 2C]."""
         h, w = x.shape[2:4]
         x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2))
-        squares = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # [B, T, h / 2, 2, w / 2, 2, C]
+        B, T, h, w, C = x.shape
+        squares = x.view(B, T, h // 2, 2, w // 2, 2, C)  # [B, T, h / 2, 2, w / 2, 2, C]
         parts = squares.permute(0, 1, 2, 4, 5, 3, 6).flatten(4)  # cells of the left column first
         out: Tensor = self.reduction(self.norm(parts))
         return out

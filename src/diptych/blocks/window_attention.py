@@ -43,12 +43,12 @@ class WindowPlan:
 
     def into(self, x: Tensor) -> Tensor:
         """Put the cells [B, T h w, C] into windows [B W, N, C]; padding is zero."""
-        out: Tensor = _Moved.apply(x, self.there, self.back)
+        out: Tensor = _Moved.apply(x, self.there, self.back)  # type: ignore[no-untyped-call]
         return out.view(-1, self.places, x.shape[2])
 
     def out_of(self, x: Tensor, batch: int) -> Tensor:
         """Take the cells [B, T h w, C] out of windows [B W, N, C]."""
-        out: Tensor = _Moved.apply(x.reshape(batch, len(self.there), x.shape[2]), self.back, self.there)
+        out: Tensor = _Moved.apply(x.reshape(batch, len(self.there), x.shape[2]), self.back, self.there)  # type: ignore[no-untyped-call]
         return out
 
 
@@ -62,7 +62,7 @@ class _Moved(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return _Moved.apply(gradients[0], ctx.inverse, ctx.index), None, None
+        return _Moved.apply(gradients[0], ctx.inverse, ctx.index), None, None  # type: ignore[no-untyped-call]
 
 
 def _moved(x: Tensor, index: Tensor, rows: int) -> Tensor:
@@ -165,7 +165,7 @@ class WindowAttention(nn.Module):
         bias = self.relative_position_bias_table.t().index_select(1, index).view(self.heads, N, N)
         if plain(x) and torch.is_grad_enabled():
             parameters = (self.qkv.weight, self.qkv.bias, self.proj.weight, self.proj.bias)
-            out: Tensor = _Attended.apply(x, *parameters, bias, mask)
+            out: Tensor = _Attended.apply(x, *parameters, bias, mask)  # type: ignore[no-untyped-call]
             return out
         return self._fused(x, bias, mask)
 
@@ -227,7 +227,7 @@ class _Attended(torch.autograd.Function):
         return joined(outside).view(R, N, C)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, proj, *kept = ctx.saved_tensors
         given = gradients[0].contiguous()
