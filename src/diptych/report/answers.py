@@ -52,13 +52,19 @@ def _table(title: str, group: Sequence[tuple[RunView, EvalView]]) -> AnswerTable
     first = every[0]
     usual = first["chance"]["most_frequent"]
     rows = [AnswerRow("all", first["scored"], [percent(m["accuracy"]) for m in every] + [percent(usual)])]
-    for kind, of_kind in first["kinds"].items():
-        cells = [percent(m["kinds"].get(kind, {}).get("accuracy")) for m in every]
+    for kind, of_kind in _groups(first).items():
+        cells = [percent(_groups(m).get(kind, {}).get("accuracy")) for m in every]
         rows.append(AnswerRow(kind.replace("_", " "), of_kind["count"], [*cells, ""]))
     best = first.get("reachable")
     what = "questions" if "questions" in first else "statements"
     shown = best if best is not None and best < 1 else None
     return AnswerTable(title, what, [run.title for run, _ in group], rows, shown)
+
+
+def _groups(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return accuracy and count of each kind, then of questions that need the order of frames or do not."""
+    orders = {name: metrics[name] for name in ("ordered", "unordered") if name in metrics}
+    return {**metrics["kinds"], **orders}
 
 
 def pick_answers(evaluations: Sequence[EvalView], count: int = EXAMPLES) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ MIME = {"webp": "image/webp", "png": "image/png", "jpg": "image/jpeg", "jpeg": "
 
 
 def thumbnails(dataset: Path, keys: Iterable[str]) -> Thumbnails:
-    """Read the pictures of `keys`; those that cannot be read are left out (the page shows the key)."""
+    """Read the pictures of `keys`, of videos one frame; those that cannot be read are left out."""
     wanted = sorted(set(keys))
     if not wanted or not dataset.exists():
         return Thumbnails()
@@ -32,7 +32,8 @@ def thumbnails(dataset: Path, keys: Iterable[str]) -> Thumbnails:
     for i in range(len(selection)):
         try:
             sample = selection.read(i)
-            uris[sample.key] = data_uri(sample)
+            if uri := sample_uri(sample):
+                uris[sample.key] = uri
         except (DiptychError, OSError, ValueError):
             continue  # a damaged picture must not cost the user the report; its key is shown instead
     return Thumbnails(uris)
