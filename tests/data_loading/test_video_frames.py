@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,52 @@ def test_only_what_is_needed_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None
         shown_by(video, [3, 46])
         # 0 and 3; 40, 43 and 46: two of three pictures between them serve no other.
         assert len(fed) == 5
+
+
+def without_order(data: bytes) -> bytes:
+    """A video whose header no longer says how far frames are out of order (H.264 of the main profile)."""
+    header = re.search(rb"\x01\x4d..\xff\xe1", data, re.DOTALL)
+    assert header is not None
+    at = header.end()
+    size, start = int.from_bytes(data[at : at + 2], "big"), at + 2
+    bits = "".join(f"{byte:08b}" for byte in data[start : start + size])
+    place = 8 + 24  # the kind of unit; profile, constraints, level
+
+    def number() -> int:
+        nonlocal place
+        zeros = bits.index("1", place) - place
+        value = int(bits[place + zeros : place + 2 * zeros + 1], 2) - 1
+        place += 2 * zeros + 1
+        return value
+
+    number(), number()
+    if number() == 0:  # how places in the order are stored
+        number()
+    number()
+    place += 1
+    number(), number()
+    place += 1 if bits[place] == "1" else 2
+    place += 1
+    place += 1
+    if bits[place - 1] == "1":
+        number(), number(), number(), number()
+    assert bits[place] == "1"  # there are further parameters, the order among them
+    bits = (bits[:place] + "01").ljust(len(bits), "0")
+    unit = bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8))
+    return data[:start] + unit + data[start + size :]
+
+
+def test_headers_that_hide_the_order_of_frames() -> None:
+    # FFmpeg works it out of the table of an MP4, although the first frames are not decoded to find out.
+    options = {"profile": "main", "x264-params": "bframes=3:keyint=20"}
+    data = without_order(make_video(40, options=options))
+    plain = naive_frames(data)
+    assert len(plain) == 40
+    for wanted in ([0], [1], [39], [2, 17, 30], list(range(40))):
+        with open_frames(data) as video:
+            found = shown_by(video, wanted)
+        for number in wanted:
+            np.testing.assert_array_equal(found[number], plain[number])
 
 
 # Odd files

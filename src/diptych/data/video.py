@@ -71,7 +71,7 @@ class VideoFrames:
     """
 
     def __init__(self, source: bytes | Path, container: "InputContainer") -> None:
-        self._source, self._container = source, container
+        self._source = source
         self._stream = first_video(container)
         self._zero, self._base = float(start_of(container)), float(self._stream.time_base or 0)
         self._found = _survey(container, self._stream)
@@ -141,7 +141,7 @@ class VideoFrames:
                     if frame.pts in by_time:
                         yield by_time[frame.pts], frame
             return
-        with open_video(self._source) as container:
+        with open_video(self._source, quick=True) as container:
             stream = first_video(container)
             everything = enumerate(_filled_packets(container, stream))
             for first, last in ranges:
@@ -197,7 +197,7 @@ def open_frames(source: bytes | Path) -> Iterator[VideoFrames]:
     Raises:
         MediumError: `unreadable video`, `truncated video`, `no video stream` or `video too large`.
     """
-    with open_video(source) as container:
+    with open_video(source, quick=True) as container:
         yield VideoFrames(source, container)
 
 
@@ -235,26 +235,28 @@ def _survey(container: "InputContainer", stream: Any) -> _Survey:
     """Read all packets of a stream once."""
     found, size = _Survey(), 0
     # AVI numbers frames as they are stored, which is not how they are shown where some lie behind later ones.
-    reordered = container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
+    numbered = container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
+    ascending = True
     codec = stream.codec_context.name
+    h264, vp8 = codec == "h264", codec == "vp8"
     extra = bytes(stream.codec_context.extradata or b"")
-    prefix = (extra[4] & 3) + 1 if codec == "h264" and len(extra) > 4 and extra[0] == 1 else 0
+    prefix = (extra[4] & 3) + 1 if h264 and len(extra) > 4 and extra[0] == 1 else 0
     for index, packet in enumerate(_filled_packets(container, stream)):
         time, key = packet.pts, packet.is_keyframe
-        if codec == "h264":
-            key, spare = _h264_roles(memoryview(packet), prefix)
-            # Decoding can start at a first packet that calls itself a key frame, if at nothing else.
-            key = key or (index == 0 and packet.is_keyframe)
-            if spare:
-                found.spare.add(index)
         if time is None:
             found.sound = False
             break
+        if h264:
+            whole, spare = _h264_roles(memoryview(packet), prefix)
+            # Decoding can start at a first packet that calls itself a key frame, if at nothing else.
+            key = whole or (key and not index)
+            if spare:
+                found.spare.add(index)
         if key:
             found.keys.append(index)
             found.key_times.append(time)
-        reordered = reordered and (not found.times or time > found.times[-1])
-        if not packet.is_discard and not (codec == "vp8" and not memoryview(packet)[0] & _VISIBLE):
+        ascending = ascending and (not found.times or time > found.times[-1])
+        if not packet.is_discard and not (vp8 and not memoryview(packet)[0] & _VISIBLE):
             found.times.append(time)
             found.at.append(index)
         size += packet.size
@@ -264,7 +266,7 @@ def _survey(container: "InputContainer", stream: Any) -> _Survey:
                 found.packets = None
     found.sound = (
         found.sound
-        and not reordered
+        and not (numbered and ascending)
         and bool(found.times)
         and found.keys[:1] == [0]
         and len(set(found.times)) == len(found.times)
@@ -275,38 +277,41 @@ def _survey(container: "InputContainer", stream: Any) -> _Survey:
 def _h264_roles(data: "memoryview", prefix: int) -> tuple[bool, bool]:
     """Tell of a stored picture whether decoding can start at it, and whether no other refers to it.
 
+    All parts of a picture agree about that, but for the two fields of a frame: so a picture is spare only if
+    every part is.
+
     Args:
         data: its units.
         prefix: bytes of the length before each unit; 0: start codes part them.
     """
-    starts = _after_lengths(data, prefix) if prefix else _after_codes(bytes(data))
-    heads = [head for head in starts if head & 31 in _SLICES]
-    return (
-        any(head & 31 == _WHOLE for head in heads),
-        bool(heads) and not any(head >> 5 & 3 for head in heads),
-    )
+    spare = False
+    for head in _after_lengths(data, prefix) if prefix else _after_codes(bytes(data)):
+        kind = head & 31
+        if kind in _SLICES:
+            if head >> 5 & 3:
+                return kind == _WHOLE, False
+            spare = True
+    return False, spare
 
 
-def _after_lengths(data: "memoryview", prefix: int) -> list[int]:
-    """Return the first byte of each unit."""
-    at, end, found = 0, len(data), []
+def _after_lengths(data: "memoryview", prefix: int) -> Iterator[int]:
+    """Yield the first byte of each unit."""
+    at, end = 0, len(data)
     while at + prefix < end:
-        found.append(data[at + prefix])
+        yield data[at + prefix]
         at += prefix + int.from_bytes(data[at : at + prefix], "big")
-    return found
 
 
-def _after_codes(data: bytes) -> list[int]:
-    found, at = [], data.find(_START_CODE)
+def _after_codes(data: bytes) -> Iterator[int]:
+    at = data.find(_START_CODE)
     while 0 <= at < len(data) - 3:
-        found.append(data[at + 3])
+        yield data[at + 3]
         at = data.find(_START_CODE, at + 3)
-    return found
 
 
 def _pixels(frame: "VideoFrame", converter: "VideoReformatter") -> Pixels:
     """Return [H, W, 3], upright, as `VideoFrame.to_image` converts it."""
-    converted = converter.reformat(frame, format="rgb24")
+    converted = converter.reformat(frame, format="rgb24", threads=1)
     plane, row = converted.planes[0], 3 * converted.width
     lines = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(-1, plane.line_size)[
         : converted.height, :row

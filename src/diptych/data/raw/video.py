@@ -46,6 +46,8 @@ _PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1", b"jxl "
 _TRANSPORT = 188
 _OF_HEADERS = frozenset({"mov"})
 """Containers whose header tells number and times of the frames; in others the frames are counted."""
+_TELLING = frozenset({"mov"})
+"""Containers whose header tells size and codec of the pictures, and how far they are out of order."""
 _MICROSECONDS = 1_000_000
 
 
@@ -110,8 +112,13 @@ def probe_video(source: bytes | Path) -> VideoFacts:
 
 
 @contextmanager
-def open_video(source: bytes | Path | BinaryIO) -> "Iterator[InputContainer]":
+def open_video(source: bytes | Path | BinaryIO, *, quick: bool = False) -> "Iterator[InputContainer]":
     """Open a video for FFmpeg, errors of which become MediumErrors until it is closed.
+
+    Args:
+        source: the content, the file or an open file.
+        quick: believe the headers of containers that tell all about their streams, where FFmpeg would decode
+            the first frames to be sure: saves a twentieth of the time that a short video takes.
 
     Raises:
         MediumError: it is no video, or damaged.
@@ -128,7 +135,8 @@ def open_video(source: bytes | Path | BinaryIO) -> "Iterator[InputContainer]":
         if name == "mov":
             _check_boxes(file)
         file.seek(0)
-        with av.open(file, "r", format=name, metadata_errors="replace") as container:
+        options = {"skip_frame": "all"} if quick and name in _TELLING else {}
+        with av.open(file, "r", format=name, metadata_errors="replace", options=options) as container:
             yield container
     except av.FFmpegError as error:
         raise MediumError("unreadable video", error.strerror or str(error)) from error
