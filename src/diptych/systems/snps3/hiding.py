@@ -96,18 +96,15 @@ class Hider:
     ) -> tuple[list[int], list[int], list[int], list[int]]:
         """Return raw ids, shown ids, targets and places of one text; each purpose has a stream of its own."""
         start, end, inside = ids[:1], ids[-1:], ids[1:-1]
-        window, apart, hiding, choosing = (random.Random(seed) for seed in seeds)
         raw = kept = inside
-        if training and 0 < self.config.window < len(ids):
+        if 0 < self.config.window < len(ids):
             size = self.config.window - 2
-            raw = kept = _window(inside, size, window)
-            if self.config.windows == "published":
-                raw = _window(inside, size, apart)
-        elif 0 < self.config.window < len(ids):
-            raw = kept = inside[: self.config.window - 2]
-        hidden = self._hide(kept, hiding)
+            raw = kept = _window(inside, size, seeds[0]) if training else inside[:size]
+            if training and self.config.windows == "published":
+                raw = _window(inside, size, seeds[1])
+        hidden = self._hide(kept, random.Random(seeds[2]))
         whole = [s if t == IGNORED else t for s, t in zip(hidden.shown, hidden.targets, strict=True)]
-        places = self._choose([*start, *whole, *end], choosing)
+        places = self._choose([*start, *whole, *end], seeds[3])
         targets = [IGNORED, *hidden.targets, IGNORED]
         return [*start, *raw, *end], [*start, *hidden.shown, *end], targets, places
 
@@ -128,11 +125,12 @@ class Hider:
             published=config.masking == "published",
         )
 
-    def _choose(self, ids: list[int], draws: Random) -> list[int]:
+    def _choose(self, ids: list[int], seed: int) -> list[int]:
         """Return places of W words: significant ones, others where there is none; some twice if too few."""
         count = self.config.lvwm_words
         if self.words is None:
             return [0] * count
+        draws = random.Random(seed)
         places = [i for i, word in enumerate(ids) if self.words.is_significant(word)]
         if not places:
             places = [i for i, word in enumerate(ids) if word not in self._unasked]
@@ -145,8 +143,8 @@ class Hider:
         return places
 
 
-def _window(ids: list[int], size: int, draws: Random) -> list[int]:
-    start = draws.randint(0, len(ids) - size) if len(ids) > size else 0
+def _window(ids: list[int], size: int, seed: int) -> list[int]:
+    start = random.Random(seed).randint(0, len(ids) - size)
     return ids[start : start + size]
 
 
