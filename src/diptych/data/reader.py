@@ -367,6 +367,7 @@ class _Source:
             self._blacken(out, look)
         out = out if self.pictures else None
         texts = self._texts.get(row)
+        first = texts is None
         # Rows about the same sample show the same pictures.
         number = self.selection.sample_of(row)
         if texts is not None and (out is None or self._pictures.from_memory(number, out, look)):
@@ -383,7 +384,8 @@ class _Source:
             texts = texts or self._read_texts(sample)
             if self._remember:
                 self._texts[row] = texts
-            if out is not None:
+            # Another row about the same sample may have brought its pictures.
+            if out is not None and not (first and self._pictures.from_memory(number, out, look)):
                 self._pictures.read(number, sample, out, look)
             return texts
         except DataError as error:
