@@ -24,7 +24,7 @@ PRETRAIN = "snps3/pretrain/clips_tiny"
 RETRIEVAL = "snps3/finetune/retrieval_clips_tiny"
 QA = "snps3/finetune/qa_clips_tiny"
 CHOICE = "snps3/finetune/choice_clips_tiny"
-STEPS = {PRETRAIN: 450, RETRIEVAL: 100, QA: 300, CHOICE: 100}
+STEPS = {PRETRAIN: 450, RETRIEVAL: 100, QA: 600, CHOICE: 100}
 """With `--scale 1`: ten to fourteen CPU minutes a seed. Clips are told apart from about step 250 on."""
 CHEAPER = (
     "data.video.frames=3",
