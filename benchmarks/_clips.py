@@ -18,6 +18,8 @@ import numpy as np
 FPS = 25
 SCENE = 7
 """Seconds of a scene."""
+SIDE = 224
+"""Of pictures in a batch."""
 
 Reader = Callable[[Path, list[int]], Any]
 """(video, numbers of frames) -> [n, H, W, 3] uint8."""
@@ -115,8 +117,33 @@ def torchcodec(path: Path, numbers: list[int]) -> Any:
     return video.get_frames_at(numbers).data.numpy()
 
 
+def diptych_resized(path: Path, numbers: list[int]) -> Any:
+    """Ours, at the size of a batch as the loader makes it."""
+    from diptych.data.image import resize_into
+    from diptych.data.video import open_frames
+
+    made = np.empty((len(numbers), SIDE, SIDE, 3), dtype=np.uint8)
+    places, chosen = {number: i for i, number in enumerate(numbers)}, np.array(numbers)
+    with open_frames(path.read_bytes()) as video:
+        video.show(lambda _: chosen, lambda number, pixels: resize_into(made[places[number]], pixels))
+    return made
+
+
+def pyav_resized(path: Path, numbers: list[int]) -> Any:
+    """Decode everything, convert what is wanted, and resize it with Pillow."""
+    import av
+    from PIL import Image
+
+    wanted, size = set(numbers), (SIDE, SIDE)
+    with av.open(io.BytesIO(path.read_bytes())) as container:
+        frames = (f.to_image() for i, f in enumerate(container.decode(video=0)) if i in wanted)
+        return np.stack([np.asarray(frame.resize(size, Image.Resampling.BICUBIC)) for frame in frames])
+
+
 READERS: dict[str, Reader] = {
     "diptych": diptych,
+    "diptych, resized": diptych_resized,
+    "pyav+pillow, resized": pyav_resized,
     "pyav": pyav,
     "pyav, all converted": pyav_all,
     "decord": decord,

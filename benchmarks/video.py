@@ -2,9 +2,10 @@
 
 Run with `python benchmarks/video.py [--peer-python PATH] [--libraries FOLDERS] [--videos FOLDER]
 [--json FILE]`. Makes videos of 10 and 120 seconds (25 frames a second, x264's defaults) of 320 x 240 and
-640 x 360 pixels, or takes those that `--videos` keeps, and reads 4, 8 and 16 frames in the middles of equal parts out of each. A
-video is read from its file into memory, as out of a shard. Goal: at least 2 times `pyav`, which decodes the
-video and converts the wanted frames, with equal frames (checked).
+640 x 360 pixels, or takes those that `--videos` keeps, and reads 4, 8 and 16 frames in the middles of equal
+parts out of each. A video is read from its file into memory, as out of a shard. Goal: at least 2 times
+`pyav`, which decodes the video and converts the wanted frames, with equal frames (checked). `pyav, all
+converted` is how readers of published systems do it; `resized` are frames as a batch has them.
 
 Every contender has a process of its own, in turns; the CPU seconds of its fastest clip count. decord and
 torchcodec run in `--peer-python`; torchcodec needs the libraries of an FFmpeg (`--libraries`, for
@@ -30,6 +31,9 @@ LENGTHS = (10, 120)
 COUNTS = (4, 8, 16)
 NAIVE = "pyav"
 OURS = "diptych"
+RESIZED = ("diptych, resized", "pyav+pillow, resized")
+AWAY = 0.1
+"""Grey levels that resized frames may be away from Pillow's, on average."""
 PEERS = ("decord", "torchcodec")
 Found = dict[str, Any]
 
@@ -90,6 +94,20 @@ def check(found: dict[str, Found], folder: Path) -> dict[str, float]:
     return away
 
 
+def rows_resized(found: dict[str, Found], what: str, folder: Path) -> list[Row]:
+    """Return the row of frames as a batch has them.
+
+    Raises:
+        SystemExit: ours are too far away.
+    """
+    ours, theirs = (np.load(folder / f"{name}.npy").astype(np.int16) for name in RESIZED)
+    away = float(np.abs(ours - theirs).mean())
+    if away > AWAY:
+        raise SystemExit(f"resized frames are {away} grey levels away, at most {AWAY} were expected")
+    mine, other = (1 / found[name]["seconds"] for name in RESIZED)
+    return [versus(f"clips per second of a core at 224 x 224, {what}", mine, other, "1/s", RESIZED[1])]
+
+
 def rows_of(found: dict[str, Found], what: str) -> list[Row]:
     """Return a row for each of the others."""
     ours = 1 / found[OURS]["seconds"]
@@ -121,6 +139,7 @@ def measure(options: argparse.Namespace, videos: Path, folder: Path) -> list[Row
                 away = check(found, folder)
                 what = f"{count} of {seconds} s, {width} x {height}"
                 rows += rows_of(found, what)
+                rows += rows_resized(in_turns([*RESIZED], options, job, folder), what, folder)
                 print(f"{what}: {found[OURS]['seconds'] * 1000:.1f} ms", away, flush=True)
     return rows
 
