@@ -161,7 +161,8 @@ class LoadedModel:
         """Return a vector for each picture, [N, D] float32.
 
         Args:
-            pictures: paths, encoded bytes, PIL pictures or arrays [H, W, 3] uint8; one or several.
+            pictures: paths, encoded bytes, PIL pictures or arrays [H, W, 3] uint8; one or several. Models
+                trained on clips (`data.video.frames`) take videos as well, and frames [V, H, W, 3].
             project: unit vectors of the contrastive head, to be compared with those of `encode_text` (of a
                 clip in several parts their mean); false: the model's own token, from models without that
                 head too.
