@@ -83,9 +83,8 @@ def main() -> None:
     parser = arguments(__doc__, PARTS, PARTS, "runs/learning-snps3", RUNS)
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the steps of all runs")
     options = parser.parse_args()
-    chosen = [
-        replace(run, steps=max(1, round(run.steps * options.scale))) for run in chosen_runs(RUNS, options)
-    ]
+    factor = options.scale
+    chosen = [replace(run, steps=max(1, round(run.steps * factor))) for run in chosen_runs(RUNS, options)]
     if not options.report:
         data = prepared(options.out, "emoji-clips", CLIPS)
         words = f"task.words={significant(options.out, data)}"
