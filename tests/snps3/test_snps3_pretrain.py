@@ -351,10 +351,13 @@ def _without_captions() -> Any:
 
 
 def test_cut_weights_and_other_systems_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make_task()
     # What sharded training makes of parameters.
     monkeypatch.setattr("diptych.systems.snps3.heads.DTensor", torch.nn.Parameter)
-    with pytest.raises(UsageError, match=r"train\.parallel=ddp"):
-        loss_of(make_task(), make_batch(), step=1)
-    loss_of(make_task(level1="batch"), make_batch())
+    with pytest.raises(UsageError, match=r"set train\.parallel=ddp, or task\.level1=batch"):
+        loss_of(task, make_batch(), step=1)
+    monkeypatch.setattr("diptych.systems.snps3.pretrain.DTensor", torch.nn.Parameter)
+    with pytest.raises(UsageError, match=r"whole weights .* train\.parallel=ddp"):
+        loss_of(make_task(level1="batch"), make_batch())
     with pytest.raises(UsageError, match="needs the system snps3"):
         SnpS3PretrainTask(torch.nn.Linear(1, 1), SnpS3PretrainConfig(), TOKENIZER)  # type: ignore[arg-type]

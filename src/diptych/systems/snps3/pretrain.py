@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from diptych.blocks.collective import Joiner, World
 from diptych.data.batch import Batch
@@ -124,9 +125,17 @@ class SnpS3PretrainTask(Task):
         """Return the weighted sum of the parts that are on.
 
         They are called `level1`, `level2`, `mlm`, `text_mlm`, `itm`, `lvwm_before` and `lvwm_after`.
+
+        Raises:
+            UsageError: the ranks hold parts of the weights.
         """
         assert batch.text_ids is not None
         assert batch.text_mask is not None
+        if any(isinstance(parameter, DTensor) for parameter in self.parameters()):
+            # How often layers run depends on a rank's samples, and ranks that share weights must do the same.
+            raise UsageError(
+                "task snps3_pretrain needs whole weights on every rank; set train.parallel=ddp (the default)"
+            )
         if self.moco is not None and context.step == 0:
             # By now the encoders are what training starts from.
             self.moco.start(self.model)
