@@ -296,6 +296,19 @@ def test_settings_that_contradict_each_other() -> None:
             settings(**changes)
 
 
+def test_opacity_of_clips_lasts_until_augmentation(mixed: Selection) -> None:
+    config = settings(augment={"random_background": 1.0}, loader={"shuffle": False, "batch_size": 9})
+    (batch,) = take(mixed, config, 1)
+    found = images(batch)
+    assert found.shape == (9, 4, 4, 16, 16)
+    assert (found[:6, :, 3] == 255).all()
+    assert (found[6:, :, 3, :, 9:] == 0).all()  # the right halves of the pictures
+    laid = augment(found, config.augment, Draws(1, batch.positions), clips=True)
+    assert laid.shape == (9, 4, 3, 16, 16)
+    assert (laid[6:] == laid[6:, :1]).all()
+    assert not torch.equal(laid[6, 0, :, 0, 12], laid[7, 0, :, 0, 12])  # each row has its own colour
+
+
 def test_frames_as_costs(mixed: Selection) -> None:
     selection = mixed.dataset.select(where="frames is not null")
     assert sample_costs(selection, settings(video={"frames": 0}), "frames").tolist() == LENGTHS
