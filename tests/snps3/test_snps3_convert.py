@@ -66,7 +66,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         assert torch.equal(found[name], tensor), name
 
 
-@pytest.mark.parametrize("kind", ["pretrain", "retrieval", "answers"])
+@pytest.mark.parametrize("kind", [pytest.param("pretrain", marks=pytest.mark.slow), "retrieval", "answers"])
 def test_round_trip_bit_for_bit(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = SnpS3Config.model_validate(SMALL)
     state = published(config, kind)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -92,6 +93,7 @@ def _names(name: str, state: Mapping[str, Tensor]) -> list[str]:
     return found
 
 
+@cache
 def _index(window: tuple[int, int, int]) -> Tensor:
     """Return [N, N] int64: the row of the table of biases for each pair of positions of a window."""
     axes = torch.meshgrid(*(torch.arange(side) for side in window), indexing="ij")
