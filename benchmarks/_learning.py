@@ -143,7 +143,7 @@ def _command(arguments: Sequence[str]) -> None:
 
 def found(path: Path) -> dict[str, Any] | None:
     """Return the evaluation of a run, if there is one."""
-    files = sorted(path.glob("eval/*_test/metrics.json"))
+    files = sorted(path.glob("eval/*_test*/metrics.json"))
     return read_json(files[0]) if files else None
 
 

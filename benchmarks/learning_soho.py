@@ -4,9 +4,10 @@
     python benchmarks/learning_soho.py --parts dictionary --seeds 0 --out runs/learning-soho
 
 `soho`: pre-training, questions and statements about pairs, in as many steps as `learning_eve.py` gives EVE
-(a step of either takes about as many CPU seconds; the table has them). `--eve` is the folder of that
-benchmark's runs, whose figures are shown beside. `dictionary`: shorter pre-training with dictionaries of
-several sizes and without one, then questions; without one there are hidden words and matching alone.
+(the table has CPU seconds), three times as many questions, and retrieval by matching. `--eve` is the folder
+of that benchmark's runs, whose figures are shown beside. `dictionary`: shorter pre-training with
+dictionaries of several sizes and without one, then questions; without one there are hidden words and
+matching alone.
 
 Every run has a number of steps and one thread. Finished runs are read, interrupted ones go on; with
 `--report` nothing is trained. Figures of `docs/results.md` come from here.
@@ -23,6 +24,8 @@ from learning_eve import scenes
 PRETRAIN = "soho/pretrain/scenes_tiny"
 VQA = "soho/finetune/vqa_scenes_tiny"
 NLVR = "soho/finetune/nlvr_scenes_tiny"
+RETRIEVAL = "soho/finetune/retrieval_scenes_tiny"
+LONG_STEPS, RETRIEVAL_STEPS = 3 * eve.VQA_STEPS, 300
 ASKED = ("task.text_mask_ratio=0.4", "task.visual_mask_ratio=1", "task.wrong_text=0")
 """What pre-trained models are asked: 40 % of words, with a visual word of each picture hidden (EVE: about one
 patch of nine)."""
@@ -43,6 +46,8 @@ RUNS = [
     Run("soho", "pretrain", "SOHO", PRETRAIN, eve.PRETRAIN_STEPS),
     Run("soho", "vqa-none", "SOHO", VQA, eve.VQA_STEPS, (), "pretrain"),
     Run("soho", "nlvr-none", "SOHO", NLVR, eve.NLVR_STEPS, (), "vqa-none"),
+    Run("soho", "vqa-long", "SOHO, three times the questions", VQA, LONG_STEPS, (), "pretrain"),
+    Run("soho", "retrieval", "SOHO, matching alone", RETRIEVAL, RETRIEVAL_STEPS, (), "pretrain"),
     *(
         run
         for size in SIZES
@@ -81,7 +86,17 @@ def main() -> None:
 
 
 def figures(metrics: dict[str, Any]) -> dict[str, float]:
-    """Return accuracy of all and of each kind; of pre-training, that of hidden words and what else it has."""
+    """Return accuracy of all and of each kind; of pre-training, that of hidden words and what else it has.
+
+    Of retrieval `accuracy` is R@10 of pictures for texts.
+    """
+    if "scores" in metrics:
+        recalls = {
+            f"{short} R@{k}": metrics["scores"]["matching"][direction][f"R@{k}"]
+            for direction, short in (("text_to_image", "t2i"), ("image_to_text", "i2t"))
+            for k in (1, 5, 10)
+        }
+        return {"accuracy": recalls["t2i R@10"], **recalls}
     if "kinds" in metrics:
         kinds = {kind: score["accuracy"] for kind, score in metrics["kinds"].items()}
         return {"accuracy": metrics["accuracy"], **kinds}
