@@ -73,6 +73,7 @@ KINDS: dict[tuple[str, str], str] = {
     ("uniperceiver", "pos_embed"): "tests.parity.kinds_uniperceiver:check_positions",
     ("uniperceiver", "prompt"): "tests.parity.kinds_uniperceiver:check_prompts",
     ("uniperceiver", "retrieval"): "tests.parity.kinds_uniperceiver:check_pairs",
+    ("uniperceiver", "tokenizer_glue_masking"): "tests.parity.kinds_uniperceiver_texts:check",
     ("uniperceiver", "vqa"): "tests.parity.kinds_uniperceiver:check_slots",
 }
 """(system, kind) -> "module:function"; the function is `check(case: Case) -> list[Comparison]`."""

@@ -2,16 +2,17 @@
 
 import gzip
 import hashlib
-import importlib.util
 import json
 from collections.abc import Sequence
+from functools import cache
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from diptych.data.text import FILE_NAME
-from diptych.errors import DataError, UsageError
+from diptych.errors import DataError
 
 END_OF_TEXT = "<|endoftext|>"
 ENDS = (END_OF_TEXT, "[SEP]", "</s>", "<sep>")
@@ -19,10 +20,10 @@ ENDS = (END_OF_TEXT, "[SEP]", "</s>", "<sep>")
 PERCEIVER_TOKENS = ("<|mask|>", "<|gen|>", "<|spe|>")
 """Tokens that Uni-Perceiver has behind those of CLIP."""
 
-_MERGES = "bpe_simple_vocab_16e6.txt.gz"
 _USED = 49152 - 256 - 2
 """Merges of the file that CLIP uses."""
-_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+"""What CLIP takes for a word, as a pattern of the `tokenizers` library."""
 
 
 class TargetTokenizer:
@@ -87,12 +88,11 @@ def load_tokenizer(name: str, end: str = "") -> TargetTokenizer:
     """Return the tokenizer `clip`, `uniperceiver`, or of a `tokenizers` JSON file (or a folder with one).
 
     Raises:
-        UsageError: the merges of CLIP are not installed.
         DataError: no such file, or something else in it.
     """
     if name in ("clip", "uniperceiver"):
         specials = PERCEIVER_TOKENS if name == "uniperceiver" else ()
-        return TargetTokenizer(clip_tokenizer(read_merges(_merges()), specials), name, end)
+        return TargetTokenizer(clip_tokenizer(packaged_merges(), specials), name, end)
     path = Path(name)
     path = path / FILE_NAME if path.is_dir() else path
     try:
@@ -107,15 +107,11 @@ def load_tokenizer(name: str, end: str = "") -> TargetTokenizer:
     return TargetTokenizer(raw, name, end)
 
 
-def _merges() -> Path:
-    found = importlib.util.find_spec("open_clip")
-    for folder in (found.submodule_search_locations or ()) if found else ():
-        if (path := Path(folder) / _MERGES).is_file():
-            return path
-    raise UsageError(
-        "the tokenizer of CLIP needs its list of merges: install diptych[clip] (open_clip_torch), or give "
-        "--tokenizer the tokenizer.json of a CLIP model"
-    )
+@cache
+def packaged_merges() -> tuple[tuple[str, str], ...]:
+    """Return the merges of CLIP that ship with Diptych (ATTRIBUTION.md); see `read_merges`."""
+    with as_file(files(__package__) / "merges" / "clip.txt.gz") as path:
+        return tuple(read_merges(path))
 
 
 def read_merges(path: Path) -> list[tuple[str, str]]:
@@ -159,7 +155,7 @@ def clip_tokenizer(merges: Sequence[tuple[str, str]], specials: Sequence[str] = 
     )
     spaces: Any = normalizers.Replace(Regex(r"\s+"), " ")
     raw.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
-    words = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)
+    words = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
