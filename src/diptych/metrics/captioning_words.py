@@ -112,10 +112,10 @@ def caption_words(caption: str) -> list[str]:
 
     `A man's dog doesn't sit.` becomes `a man 's dog does n't sit`. Ordinary captions come out as from
     pycocoevalcap's own tokenizer (tests/metrics_captioning compares them). Not followed are its ways with
-    rare things: slips of the pen around apostrophes (`can'tb`), curly ones inside words (`O’Brien`),
-    telephone numbers, most smileys, a single letter with a full stop at the end (there the next caption of
-    the file decides whether it keeps it), scripts and signs it does not know, which it drops (those above
-    U+FFFF, emoji for example, are dropped here as well).
+    rare things: slips of the pen around apostrophes (`can'tb`), curly ones inside words (`O’Brien`), `@`
+    inside words, telephone numbers, most smileys, a single letter with a full stop at the end (there the
+    next caption of the file decides whether it keeps it), scripts and signs it does not know, which it drops
+    (those above U+FFFF, emoji for example, are dropped here as well).
     """
     text = caption
     for escape, meant in _ESCAPES.items():
@@ -124,6 +124,9 @@ def caption_words(caption: str) -> list[str]:
     found: list[str] = []
     at = 0
     while at < len(text):
+        if text[at].isspace():
+            at += 1
+            continue
         end = max((match.end() for rule in _TOKENS if (match := rule.match(text, at))), default=at)
         if text[end - 1 : end + 2].lower() == "n't" and end > at + 1 and not _NOT_OVER.match(text, end + 2):
             end -= 1  # the n goes with what follows: do n't
