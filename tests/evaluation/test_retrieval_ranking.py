@@ -156,9 +156,9 @@ def test_pictures_are_embedded_once_and_texts_sorted_by_length(
     embedded: list[int] = []
     embed = task.embed
 
-    def spy(images: Tensor) -> Tensor:
+    def spy(images: Tensor, sizes: Tensor | None = None) -> Any:
         embedded.append(len(images))
-        return embed(images)
+        return embed(images, sizes)
 
     task.embed = spy  # type: ignore[method-assign]
     seen = fused(task)
