@@ -243,9 +243,11 @@ def test_parts_of_another_version_are_made_again(tmp_path: Path) -> None:
 
 
 INTERRUPTED = """
-import os, sys, time, disturbed
+import os, signal, sys, time, disturbed
 from pathlib import Path
 from diptych.data.prepare import prepare
+# Where the tests run in the background of a script, the shell has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def tell(n, total):
     if n > 12:
         os.write(1, b"go\\n")  # at once: an interrupted `print` may leave half a line behind
