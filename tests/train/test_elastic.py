@@ -18,6 +18,8 @@ import yaml
 from tests.ranks import run_ranks
 from train_toy import SAMPLES, exported, settings
 
+from diptych.systems import SYSTEMS
+from diptych.tasks import TASKS
 from diptych.train import engine
 from diptych.train.config import resolve_run
 from diptych.train.engine import train
@@ -59,9 +61,11 @@ def assert_like(run, undisturbed):
 @pytest.fixture(scope="module")
 def undisturbed(dataset, tmp_path_factory):
     """One process, from start to end."""
-    train_toy.register()
     folder = tmp_path_factory.mktemp("whole") / "run"
-    train(resolve_run(recipe(dataset)), folder, progress=False)
+    with pytest.MonkeyPatch.context() as patch:  # other files of this process read the tables too
+        patch.setitem(SYSTEMS, "toy", "train_toy:SYSTEM")
+        patch.setitem(TASKS, "toy_pairs", "train_toy:PairsTask")
+        train(resolve_run(recipe(dataset)), folder, progress=False)
     return folder
 
 
