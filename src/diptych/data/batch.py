@@ -53,13 +53,13 @@ class Batch:
     """What each sample trains: `data.sources.<name>.task`, or the source's name; None without
     `data.sources`."""
     captions: list[tuple[str, ...]] | None = None
-    """All captions of each sample (evaluation)."""
+    """All captions of each sample (evaluation; in training where the task asks for them)."""
     skipped: dict[str, int] = field(default_factory=dict)
     """Samples left out of this batch, by cause."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Fields of particular tasks, one value a sample. `questions`, `statements` or `choices`: the entry of
-    each row of that kind as the dataset has it, with answers, label or the place of the right option
-    (`data.examples`)."""
+    """Fields of particular tasks, one value a sample: facts that they ask for (`Task.facts`); `questions`,
+    `statements` or `choices`: the entry of each row of that kind as the dataset has it, with answers, label
+    or the place of the right option (`data.examples`)."""
 
     def __len__(self) -> int:
         return len(self.keys)

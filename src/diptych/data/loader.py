@@ -68,6 +68,7 @@ class Loader:
         start_batch: int = 0,
         rank: int = 0,
         world: int = 1,
+        facts: Sequence[str] = (),
     ) -> None:
         """Nothing is read yet.
 
@@ -80,6 +81,7 @@ class Loader:
             start_batch: number of the first batch.
             rank: which slice of the batches to read.
             world: number of slices.
+            facts: names of facts of samples that batches bring (`Task.facts`).
 
         Raises:
             DataError: nothing is selected, or a batch has not a sample for each rank.
@@ -101,6 +103,7 @@ class Loader:
             tokenizer,
             seed=seed,
             labels=source_labels(config) if config.sources else (),
+            facts=facts,
         )
         self.next_batch = start_batch
         self.skipped: Counter[str] = Counter()
@@ -322,6 +325,7 @@ def evaluation_batches(
     tokenizer: Tokenizer | None = None,
     *,
     part: bool = False,
+    facts: Sequence[str] = (),
 ) -> Iterator[Batch]:
     """Yield every sample once, in the order of the index, with all captions and without random changes.
 
@@ -337,11 +341,12 @@ def evaluation_batches(
         tokenizer: None: no tokens.
         part: it is a rank's part of a selection. If none of it can be used there is one batch without samples
             (and without tensors), which counts them.
+        facts: names of facts of samples that batches bring (`Task.facts`).
 
     Raises:
         DataError: a sample cannot be used and `on_error` is `raise`; or none can, and it is no `part`.
     """
-    reader = SampleReader([selection], config, tokenizer, seed=0, training=False)
+    reader = SampleReader([selection], config, tokenizer, seed=0, training=False, facts=facts)
     held: Batch | None = None
     pending: Counter[str] = Counter()
     first = "there are none; check the split and the condition"

@@ -28,6 +28,8 @@ from diptych.errors import ConfigError, DataError, RemoteError
 if TYPE_CHECKING:
     from diptych.data.selection import Selection
 
+ALL_CAPTIONS = "captions"
+"""Among the facts asked for: all captions of each sample, in training too."""
 _CAPTION = 1
 """Column of the draws of a sample that chooses captions; the others: flip and crop of each picture."""
 _FRAMES = 1
@@ -52,6 +54,8 @@ class Texts:
     """Cleaned, none empty."""
     entry: dict[str, Any] | None = None
     """The question, statement or choice that the row is."""
+    facts: tuple[Any, ...] = ()
+    """What the sample says of what the reader was asked to bring (`SampleReader.facts`)."""
     ids: dict[int, list[int]] = field(default_factory=dict)
     """Caption number -> token ids, filled as they are asked for."""
 
@@ -68,7 +72,9 @@ class Piece:
     sequences: list[list[int]] = field(default_factory=list)
     """Token ids of each caption shown, without padding; empty without a tokenizer."""
     captions: list[tuple[str, ...]] = field(default_factory=list)
-    """All captions of each (evaluation)."""
+    """All captions of each (evaluation, or where they are asked for)."""
+    facts: list[tuple[Any, ...]] = field(default_factory=list)
+    """Of each what was asked for, in that order."""
     entries: list[dict[str, Any] | None] = field(default_factory=list)
     """The question, statement or choice of each; None for samples."""
     sizes: list[list[tuple[int, int]]] = field(default_factory=list)
@@ -85,6 +91,7 @@ class Piece:
         self.texts += other.texts
         self.sequences += other.sequences
         self.captions += other.captions
+        self.facts += other.facts
         self.entries += other.entries
         self.sizes += other.sizes
         self.shown += other.shown
@@ -108,6 +115,7 @@ class SampleReader:
     captions are there and pictures have three channels.
 
     Attributes:
+        facts: names of facts of samples (`Sample.meta`) that batches bring in `extra`.
         shape: of what a sample shows in a batch: (height, width, channels), with a 2 in front where it has
             two pictures and with their number in front for the frames of clips; None if no source has
             pictures.
@@ -122,7 +130,10 @@ class SampleReader:
         seed: int,
         labels: Sequence[str] = (),
         training: bool = True,
+        facts: Sequence[str] = (),
     ) -> None:
+        self._all_captions = not training or ALL_CAPTIONS in facts
+        self.facts = tuple(name for name in facts if name != ALL_CAPTIONS)
         self._config, self._tokenizer = config, tokenizer
         self._seed, self._training, self._labels = seed, training, list(labels)
         self._crops = training and config.image.resize in ("random_crop", "zoom_crop")
@@ -155,6 +166,7 @@ class SampleReader:
                 budget=budget * len(selection) // max(total, 1),
                 training=training,
                 needs_text=tokenizer is not None,
+                facts=self.facts,
             )
             for selection in sources
         ]
@@ -230,7 +242,8 @@ class SampleReader:
         else:
             piece.texts.append(texts.captions[caption] if texts.captions else "")
         piece.entries.append(texts.entry)
-        if not self._training:
+        piece.facts.append(texts.facts)
+        if self._all_captions:
             piece.captions.append(texts.captions)
         return chosen
 
@@ -297,7 +310,7 @@ class SampleReader:
             packed=packed,
             sources=torch.from_numpy(sources) if len(self._sources) > 1 else None,
             labels=[self._labels[s] for s in sources.tolist()] if self._labels else None,
-            captions=None if self._training else piece.captions,
+            captions=piece.captions if self._all_captions else None,
             skipped=skipped,
             extra=self._extra(piece, sources.tolist()),
         )
@@ -318,9 +331,9 @@ class SampleReader:
         return cut, found[:, 0] if cut.ndim == 4 else found
 
     def _extra(self, piece: Piece, sources: list[int]) -> dict[str, Any]:
-        """Return the entries of the rows by their kind, with None at rows of another kind."""
+        """Return facts by their names, and entries by their kind with None at rows of another kind."""
         kinds = [source.selection.kind for source in self._sources]
-        return {
+        return {name: [found[i] for found in piece.facts] for i, name in enumerate(self.facts)} | {
             kind: [e if kinds[s] == kind else None for e, s in zip(piece.entries, sources, strict=True)]
             for kind in dict.fromkeys(kinds)
             if kind in COUNTED
@@ -340,7 +353,9 @@ class _Source:
         budget: int,
         training: bool,
         needs_text: bool,
+        facts: tuple[str, ...] = (),
     ) -> None:
+        self._facts = facts
         self.selection, self._config, self._needs_text = selection, config, needs_text
         self._remember = budget > 0
         self._bad: dict[int, Bad] = {}
@@ -418,7 +433,8 @@ class _Source:
         if not captions and self._needs_text:
             raise problem or DataError("it has no caption")
         entry = sample.meta[kind][0] if kind in COUNTED else None
-        return Texts(sample.key, match_number(sample), tuple(captions), entry)
+        facts = tuple(sample.meta.get(name) for name in self._facts)
+        return Texts(sample.key, match_number(sample), tuple(captions), entry, facts)
 
 
 def _mask(shown: list[list[bool]]) -> Tensor | None:

@@ -19,7 +19,7 @@ from diptych.errors import ConfigError, DataError, RunError
 from diptych.resolve import look_up
 from diptych.systems.task import EvalData, Evaluation, Task
 from diptych.tasks import TASKS
-from diptych.train.build import load_task
+from diptych.train.build import facts_of, load_task
 from diptych.train.config import RunConfig
 from diptych.train.export import FACTS, find_weights, read_facts
 from diptych.train.files import out_of_room, sync_folder, sync_tree
@@ -154,8 +154,8 @@ def open_data(config: RunConfig, task: Task, world: World = ALONE) -> EvalData:
 
 
 def _batches(selection: Selection, config: RunConfig, task: Task, *, part: bool) -> Iterator[Batch]:
-    size = config.evaluate.batch_size
-    return evaluation_batches(selection, config.data, size, task.tokenizer, part=part)
+    size, facts = config.evaluate.batch_size, facts_of(task.config)
+    return evaluation_batches(selection, config.data, size, task.tokenizer, part=part, facts=facts)
 
 
 def step_of(weights: Path) -> int:

@@ -95,6 +95,9 @@ class Task(nn.Module, ABC):
     """Fields of `Batch` that must not be None in training."""
     examples: ClassVar[str] = "samples"
     """What a row of a batch is, as `data.examples` says it."""
+    facts: ClassVar[tuple[str, ...]] = ()
+    """Facts of samples (top level of their `meta`) that batches bring in `extra`, one value a sample and None
+    where there is none; `captions` brings all captions of samples in training too."""
     several_texts: ClassVar[bool] = False
     """Whether it takes several texts of each picture (`data.text.per_picture`)."""
 

@@ -16,7 +16,7 @@ from diptych.data.text import Tokenizer
 from diptych.resolve import look_up
 from diptych.systems.task import Task
 from diptych.tasks import TASKS
-from diptych.train.build import build_task, make_tokenizer, published_names
+from diptych.train.build import build_task, facts_of, make_tokenizer, published_names
 from diptych.train.checkpoint import Checkpoints
 from diptych.train.clock import CpuClock
 from diptych.train.config import RunConfig
@@ -100,7 +100,8 @@ def assemble(
     names = published_names(config, [name for name, _ in task.named_parameters()])
     optimizer = build_optimizer(task, config.optim, fresh, names)
     average = Average(task, config.train.ema) if config.train.ema else None
-    loader = Loader(sources, config.data, tokenizer, seed=config.seed, rank=world.rank, world=world.size)
+    ranks = {"rank": world.rank, "world": world.size}
+    loader = Loader(sources, config.data, tokenizer, seed=config.seed, facts=facts_of(config.task), **ranks)
     samples, step = sum(map(len, sources.values())), 0
     if newest is not None:
         make_slots(optimizer)

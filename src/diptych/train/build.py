@@ -15,7 +15,7 @@ from diptych.errors import CheckpointError, ConfigError, DataError, UsageError
 from diptych.resolve import look_up
 from diptych.systems import SYSTEMS
 from diptych.systems.protocol import System, SystemConfig, VisionLanguageModel
-from diptych.systems.task import Task
+from diptych.systems.task import Task, TaskConfig
 from diptych.tasks import TASKS
 from diptych.train.config import RunConfig
 from diptych.train.export import FACTS, Weights, find_weights, read_facts, read_weights
@@ -129,6 +129,12 @@ def load_task(path: str | Path) -> tuple[RunConfig, Task]:
             f"unexpected: {found.unexpected_keys})"
         )
     return config, task.eval()
+
+
+def facts_of(config: TaskConfig) -> tuple[str, ...]:
+    """Return the facts of samples that the task, or those it consists of, want of batches, each once."""
+    tasks: list[type[Task]] = [look_up(TASKS, entry.name, "task") for entry in config.entries().values()]
+    return tuple(dict.fromkeys(name for task in tasks for name in task.facts))
 
 
 def make_tokenizer(
