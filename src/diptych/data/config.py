@@ -5,7 +5,10 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from diptych.config.schema import Section
+from diptych.data.mixture_config import EVALUATED_AS, Examples, MixtureConfig, SourceConfig
 from diptych.data.video_config import VideoConfig
+
+__all__ = ["EVALUATED_AS", "DataConfig", "Examples", "MixtureConfig", "SourceConfig"]
 
 
 def parse_colour(text: str) -> tuple[int, int, int]:
@@ -97,7 +100,13 @@ class TextConfig(Section):
     tokenizer: str = Field(
         "auto",
         description="Path of a tokenizer.json (or a folder with one), or `auto`: the tokenizer of "
-        "`init_from`, else one trained on the captions of the selection.",
+        "`init_from`, else one trained on the captions of the selection; `uniperceiver`: the packaged "
+        "vocabulary of CLIP with that system's tokens.",
+    )
+    specials: Literal["bert", "uniperceiver"] = Field(
+        "bert",
+        description="Special tokens of a tokenizer trained by `auto`: BERT's, or padding (0), unknown (1), end "
+        "(2) and slot (3) of Uni-Perceiver, whose texts have no start token.",
     )
     vocab_size: int = Field(2000, ge=8, description="Largest vocabulary of a tokenizer trained by `auto`.")
     max_tokens: int = Field(40, ge=3, description="Texts are cut to so many tokens, specials included.")
@@ -341,53 +350,6 @@ class AugmentConfig(Section):
         return bool(self.random_background or (self.moves and self.outside == "background"))
 
 
-Examples = Literal["samples", "captions", "questions", "statements", "choices"]
-EVALUATED_AS = {"captions": "samples"}
-"""What rows of training are for tasks and in an evaluation, where that is not the same."""
-
-
-class SourceConfig(Section):
-    """One of several datasets that training mixes. What it does not say, `data` says."""
-
-    path: str = Field("", description="Its dataset; empty: `data.path`.")
-    split: str | None = Field(None, description="Its split; none: `data.split`; empty: all samples.")
-    where: str | None = Field(None, description="Its SQL condition; none: `data.where`; empty: no condition.")
-    weight: float | None = Field(
-        None,
-        ge=0,
-        description="Its share of what is drawn. Sources without one divide what the others leave, by size; "
-        "if all have one only their ratios count. 0 leaves the source out.",
-    )
-    cap: int = Field(
-        0, ge=0, description="Count at most so many samples when shares follow from sizes; 0: all of them."
-    )
-    examples: Examples | None = Field(None, description="What its rows are; none: `data.examples`.")
-    task: str = Field("", description="Label of what its samples train; empty: the source's name.")
-
-
-class MixtureConfig(Section):
-    """How batches draw from several sources (`data.sources`)."""
-
-    temperature: float = Field(
-        1.0,
-        gt=0,
-        description="Shares that follow from sizes are proportional to size^(1/temperature): 1 by size, "
-        "large values make all sources equal.",
-    )
-    parts: int = Field(
-        0,
-        ge=0,
-        description="A batch consists of so many equal parts, each from one source. 0: every sample draws "
-        "its source; 1: a batch, and so every rank, has one source; the number of ranks: each rank draws "
-        "its own.",
-    )
-    cycle: int = Field(
-        1000,
-        ge=1,
-        description="Samples (or parts) in which the shares are met exactly, in whole numbers above 0.",
-    )
-
-
 class DataConfig(Section):
     """Which samples to read and how."""
 
@@ -397,6 +359,17 @@ class DataConfig(Section):
     )
     split: str | None = Field(None, description="Named split of the dataset; none: all samples.")
     where: str | None = Field(None, description="SQL condition over the index that samples must also meet.")
+    share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Train on only so much of what is selected, the same samples in every run: int(share n) "
+        "of n, at least one; with `share_by` int(share n) + 1 of the n of each value, as published.",
+    )
+    share_by: str = Field(
+        "", description="Column of the index (a class) whose every value keeps its `share`; empty: of all."
+    )
+    share_seed: int = Field(0, ge=0, description="Another number takes other samples.")
     examples: Examples = Field(
         "samples",
         description="What a row of a batch is: a sample; one of its `captions` (evaluation: a sample); "
@@ -416,6 +389,8 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _same_pictures(self) -> Self:
+        if self.mixture.draw != "samples":
+            return self  # batches of one source each mix with nothing
         kinds = {name: source.examples or self.examples for name, source in self.sources.items()}
         if len(set(kinds.values())) > 1 and "statements" in kinds.values():
             raise ValueError(
@@ -426,6 +401,8 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _same_texts(self) -> Self:
+        if self.mixture.draw != "samples":
+            return self
         kinds = {name: source.examples or self.examples for name, source in self.sources.items()}
         found = set(kinds.values()) or {self.examples}
         if len(found) > 1 and "choices" in found:
@@ -442,6 +419,8 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _clips(self) -> Self:
+        if self.mixture.draw != "samples" and self.sources:
+            return self
         kinds = {source.examples or self.examples for source in self.sources.values()} or {self.examples}
         if self.video.frames and "statements" in kinds:
             raise ValueError(

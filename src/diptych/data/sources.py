@@ -4,16 +4,19 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from diptych.data.blocked import BlockedOrder
 from diptych.data.bucket import PublishedGroups, ShapeCutter, shape_codes
 from diptych.data.budget import BudgetCutter, Costs, Cutter, WindowPlan, sample_costs
 from diptych.data.config import DataConfig, SourceConfig
 from diptych.data.mixture import Cycle, MixedStream, PartsPlan, check_parts, quotas, shares
-from diptych.data.order import Order, derived
+from diptych.data.mixture_config import flattened
+from diptych.data.order import Order, derived, uniforms
 from diptych.data.packing import PackCutter
 from diptych.data.plan import OneSource, Plan, PositionPlan, Stream
 from diptych.errors import ConfigError, DataError
+from diptych.resolve import nearest
 
 if TYPE_CHECKING:
     from diptych.data.index import Selection
@@ -37,6 +40,8 @@ def source_configs(config: DataConfig) -> dict[str, SourceConfig]:
             where=config.where if source.where is None else source.where,
             examples=source.examples or config.examples,
             task=source.task or name,
+            share=source.share or config.share,
+            batch_size=source.batch_size or config.loader.batch_size,
         )
         for name, source in (own or {ONLY: SourceConfig()}).items()
     }
@@ -45,6 +50,72 @@ def source_configs(config: DataConfig) -> dict[str, SourceConfig]:
 def source_labels(config: DataConfig) -> list[str]:
     """Return what the samples of each source train: its `task`, or its name."""
     return [source.task for source in source_configs(config).values()]
+
+
+def source_data(config: DataConfig, name: str) -> DataConfig:
+    """Return the settings of a source that is drawn from by itself: `data` with what is its own.
+
+    Raises:
+        ConfigError: its own settings are wrong; the message names the key.
+    """
+    source = source_configs(config)[name]
+    values = config.model_dump()
+    values |= {"sources": {}, "mixture": {}, "share": 1.0, "share_by": ""}
+    values |= {key: getattr(source, key) for key in ("path", "split", "where", "examples")}
+    values["loader"] |= {"batch_size": source.batch_size}
+    for key, value in flattened(source.settings):
+        section, _, rest = key.partition(".")
+        *above, last = rest.split(".")
+        place = values[section]
+        for part in above:
+            place = place.get(part, {}) if isinstance(place, dict) else {}
+        if not isinstance(place, dict) or last not in place:
+            known = list(place) if isinstance(place, dict) else []
+            raise ConfigError(
+                f"data.sources.{name}.settings.{key}: there is no setting data.{key}{nearest(last, known)}"
+            )
+        place[last] = value
+    try:
+        return DataConfig.model_validate(values)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'data'}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
+        raise ConfigError(f"data.sources.{name}.settings: {wrong}") from error
+
+
+def thinned(selection: "Selection", share: float, by: str = "", seed: int = 0) -> "Selection":
+    """Return a share of a selection, the same samples every time.
+
+    Every sample has a number drawn by (seed, its row in the index), and those with the smallest ones are
+    taken, so that a smaller share is part of a larger one.
+
+    Args:
+        selection: n samples.
+        share: above 0; int(share n) samples are taken, at least one.
+        by: column of the index; of the n samples of each value int(share n) + 1 are taken (published), at
+            most n. A sample without a value is left out.
+        seed: another one takes other samples.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    from diptych.data.selection import Selection
+
+    if share >= 1:
+        return selection
+    rows = selection.rows
+    order = np.argsort(uniforms(derived(seed, "share"), rows, 1)[:, 0], kind="stable")
+    if not by:
+        return Selection(selection.dataset, np.sort(rows[order[: max(int(share * len(rows)), 1)]]))
+    values = selection.column(by)
+    of_value: dict[str, list[int]] = {}
+    for number in order.tolist():
+        if values[number] is not None and values[number] != "":
+            of_value.setdefault(str(values[number]), []).append(number)
+    kept = [i for numbers in of_value.values() for i in numbers[: int(share * len(numbers)) + 1]]
+    return Selection(selection.dataset, np.sort(rows[np.asarray(kept, dtype=np.int64)]))
 
 
 def open_sources(config: DataConfig) -> "dict[str, Selection]":
@@ -75,6 +146,7 @@ def open_sources(config: DataConfig) -> "dict[str, Selection]":
                 f"{source.path}: {key}.split = {source.split} and {key}.where = {source.where} select no "
                 f"samples; `diptych data query {source.path}` shows what there is"
             )
+        selection = thinned(selection, source.share or 1.0, config.share_by, config.share_seed)
         found[name] = expand(selection, source.examples or config.examples)
     return found
 
