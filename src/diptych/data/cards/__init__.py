@@ -6,6 +6,7 @@ CARDS: dict[str, str] = {
     "emoji": "diptych.data.cards.emoji:CARD",
     "emoji-scenes": "diptych.data.cards.emoji_scenes:CARD",
     "emoji-clips": "diptych.data.cards.emoji_clips:CARD",
+    "emoji-glue": "diptych.data.cards.emoji_glue:CARD",
     "retrieval-json": "diptych.data.cards.xvlm_json_retrieval:CARD",
     "vqa-json": "diptych.data.cards.xvlm_json_vqa:CARD",
     "nlvr-json": "diptych.data.cards.xvlm_json_nlvr:CARD",
