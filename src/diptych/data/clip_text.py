@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from diptych.data.targets.tokens import (
     END_OF_TEXT,
@@ -79,11 +79,14 @@ class ClipWords:
 
     Args:
         merges: pairs of pieces to join, the first to be joined first; None: those of CLIP.
+        raw: the tokenizer itself, where there is one already.
     """
 
-    def __init__(self, merges: Sequence[tuple[str, str]] | None = None) -> None:
+    def __init__(self, merges: Sequence[tuple[str, str]] | None = None, raw: Tokenizer | None = None) -> None:
         self._merges = merges
-        self._raw = clip_tokenizer(packaged_merges() if merges is None else merges, PERCEIVER_TOKENS)
+        if raw is None:
+            raw = clip_tokenizer(packaged_merges() if merges is None else merges, PERCEIVER_TOKENS)
+        self._raw = raw
         kept = "|".join(re.escape(token) for token in KEPT_WHOLE)
         self._split = pre_tokenizers.Split(Regex(f"{kept}|{WORDS}"), behavior="removed", invert=True)
         self.size = int(self._raw.get_vocab_size(with_added_tokens=True))

@@ -343,10 +343,11 @@ def normalise(images: Tensor, spec: Normalisation) -> Tensor:
     """Return float32 (value - mean) / std per channel of [B, 3, H, W], uint8 or float in 0..1.
 
     The result lies in memory as `images` do (the loader's have the channels last). Clips [B, N, 3, H, W] are
-    taken too.
+    taken too, by what the model wants of them (`ImageSpec.of_clips`) if that is something else.
     """
     if images.ndim == 5:
-        return normalise(images.flatten(0, 1), spec).view(images.shape)
+        own = getattr(spec, "of_clips", None) or spec
+        return normalise(images.flatten(0, 1), own).view(images.shape)
     mean = torch.tensor(spec.mean, device=images.device, dtype=torch.float32)[:, None, None]
     std = torch.tensor(spec.std, device=images.device, dtype=torch.float32)[:, None, None]
     if images.dtype != torch.uint8:

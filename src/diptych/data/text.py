@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from diptych.errors import DataError
+
+if TYPE_CHECKING:
+    from diptych.data.clip_text import ClipWords
 
 _SPECIALS: dict[str, tuple[str, ...]] = {
     "pad": ("[PAD]", "<pad>"),
@@ -23,18 +26,32 @@ _SPECIALS: dict[str, tuple[str, ...]] = {
 _WORD_STARTS = ("\u2581", "\u0120")
 """Marks at the start of words: of SentencePiece and Metaspace, of byte-level BPE."""
 FILE_NAME = "tokenizer.json"
+UNIPERCEIVER = "uniperceiver"
+"""In the place of a path: the packaged vocabulary of CLIP with Uni-Perceiver's three tokens."""
+_SLOT, _END, _START = "<|spe|>", "<|endoftext|>", "<|startoftext|>"
+"""Uni-Perceiver's slot, its end of texts, and the token that tells CLIP's vocabulary from a trained one."""
+Specials = Literal["bert", "uniperceiver"]
 
 
 class Tokenizer:
     """Texts to token ids of a fixed length: a start token first, an end token last, padding on the right.
 
-    Special tokens are found by name, as BERT (`[CLS]`) or RoBERTa (`<s>`) writes them. Can be pickled.
+    Special tokens are found by name, as BERT (`[CLS]`) or RoBERTa (`<s>`) writes them; or as Uni-Perceiver
+    does (`<|spe|>`), whose texts have an end token and none in front. Can be pickled.
+
+    Attributes:
+        opens: whether sequences begin with a start token.
     """
 
     def __init__(self, raw: RawTokenizer, origin: str = "tokenizer") -> None:
         raw.no_padding()
         raw.no_truncation()
         self._raw = raw
+        self.opens = raw.token_to_id(_SLOT) is None
+        self._clip: ClipWords | None = None
+        if not self.opens:
+            self._find_slots(origin)
+            return
         self.pad_id = self._special("pad", origin)
         self.unk_id = self._special("unk", origin)
         self.cls_id = self._special("cls", origin)
@@ -50,13 +67,31 @@ class Tokenizer:
             f"{origin}: no {role} token in the vocabulary (expected one of {', '.join(_SPECIALS[role])})"
         )
 
+    def _find_slots(self, origin: str) -> None:
+        """Take the special tokens of Uni-Perceiver; CLIP's vocabulary has none for padding (published: 0)."""
+        end = self._raw.token_to_id(_END)
+        if end is None:
+            raise DataError(f"{origin}: has {_SLOT}, but no {_END} to end a text")
+        self.cls_id = self.sep_id = int(end)
+        self.mask_id = int(self._raw.token_to_id(_SLOT))
+        self.pad_id = int(self._raw.token_to_id("[PAD]") or 0)
+        self.unk_id = int(self._raw.token_to_id("[UNK]") or end)
+        if self._raw.token_to_id(_START) is not None:
+            from diptych.data.clip_text import ClipWords
+
+            self._clip = ClipWords(raw=self._raw)
+
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
         """Read a `tokenizer.json`, the one in a folder, or BERT's vocabulary (`*.txt`, a token a line).
 
+        `uniperceiver` is the packaged vocabulary of CLIP with Uni-Perceiver's tokens.
+
         Raises:
             DataError: no such file, not a tokenizer, or a special token is missing.
         """
+        if str(path) == UNIPERCEIVER and not Path(path).exists():
+            return cls.uniperceiver()
         file = Path(path)
         file = file / FILE_NAME if file.is_dir() else file
         try:
@@ -97,11 +132,19 @@ class Tokenizer:
         return cls(raw, origin)
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int) -> Self:
+    def uniperceiver(cls) -> Self:
+        """Return the packaged tokenizer of the published Uni-Perceiver models, of 49411 tokens."""
+        from diptych.data.targets.tokens import PERCEIVER_TOKENS, clip_tokenizer, packaged_merges
+
+        return cls(clip_tokenizer(packaged_merges(), PERCEIVER_TOKENS), UNIPERCEIVER)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int, specials: Specials = "bert") -> Self:
         """Learn a lower-casing BPE vocabulary of at most `vocab_size` tokens.
 
         The same texts in any order give the same tokenizer, byte for byte. (BPE rather than WordPiece: the
         WordPiece trainer numbers its `##` letters in hash order, which changes from process to process.)
+        `specials`: with BERT's special tokens, or with padding, unknown, end and slot of Uni-Perceiver.
 
         Raises:
             DataError: there are no texts.
@@ -112,12 +155,14 @@ class Tokenizer:
         words = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Metaspace()])
         raw.pre_tokenizer = words
         raw.decoder = decoders.Metaspace()
-        specials = [names[0] for names in _SPECIALS.values()]
+        tokens = [names[0] for names in _SPECIALS.values()]
+        if specials == "uniperceiver":
+            tokens = ["[PAD]", "[UNK]", _END, _SLOT]
         trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size, min_frequency=2, special_tokens=specials, show_progress=False
+            vocab_size=vocab_size, min_frequency=2, special_tokens=tokens, show_progress=False
         )
         raw.train_from_iterator(texts, trainer)
-        if raw.get_vocab_size() == len(specials):
+        if raw.get_vocab_size() == len(tokens):
             raise DataError(
                 "cannot train a tokenizer: the selection has no captions; set data.text.tokenizer to a file"
             )
@@ -169,14 +214,18 @@ class Tokenizer:
 
     def tokens(self, text: str) -> list[int]:
         """Return the ids of `text` alone: no specials, no limit."""
+        if self._clip is not None:
+            return self._clip.encode(text)
         # One text at a time: encode_batch starts threads that do not survive the fork of loader workers.
         return list(self._raw.encode(text, add_special_tokens=False).ids)
 
     def sequence(self, text: str, max_tokens: int) -> list[int]:
-        """Return the ids of `text` between start and end token, at most `max_tokens` with both.
+        """Return the ids of `text` between start (where there is one) and end token, at most `max_tokens`.
 
         Long texts lose their end, never the end token. `max_tokens` is at least 2.
         """
+        if not self.opens:
+            return [*self.tokens(text)[: max_tokens - 1], self.sep_id]
         return [self.cls_id, *self.tokens(text)[: max_tokens - 2], self.sep_id]
 
     def pad(self, sequences: Sequence[Sequence[int]], max_tokens: int) -> tuple[Tensor, Tensor]:

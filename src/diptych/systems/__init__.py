@@ -5,5 +5,6 @@ SYSTEMS: dict[str, str] = {
     "snps3": "diptych.systems.snps3.system:SYSTEM",
     "soho": "diptych.systems.soho.system:SYSTEM",
     "two_tower": "diptych.systems.two_tower.system:SYSTEM",
+    "uniperceiver": "diptych.systems.uniperceiver.system:SYSTEM",
 }
 """Configuration name (`system.name`) -> "module:object", imported on first use."""

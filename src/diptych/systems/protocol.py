@@ -98,6 +98,39 @@ class ImageSpec:
     """Frames of pictures of any size are multiples of so many pixels."""
     frames: int = 0
     """Reads clips [B, N, 3, H, W] of at most so many frames, a picture as a clip of one; 0: pictures only."""
+    of_clips: "ImageSpec | None" = None
+    """What frames of clips are normalised with, where that is not what pictures are."""
+
+
+TargetKind = Literal["classes", "captions", "vocabulary", "answers", "glue"]
+"""What a set of targets is: names of classes, texts of pictures, all words of the vocabulary, answers to
+questions, words that GLUE's slots stand for. Only experts ask."""
+
+
+@dataclass(frozen=True)
+class TargetRows:
+    """Texts that a model chooses among, as tokens: C rows, N tokens."""
+
+    ids: Tensor
+    """[N] int64, all rows behind each other, each with its end token."""
+    lengths: Tensor
+    """[C] int64 on the CPU."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def take(self, rows: Tensor) -> Self:
+        """Return some rows [n] int64 (on the CPU), in the order that is asked for."""
+        starts = self.lengths.cumsum(0) - self.lengths
+        lengths = self.lengths[rows]
+        first = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        inside = torch.arange(int(lengths.sum())) - first
+        where = starts[rows].repeat_interleave(lengths) + inside
+        return type(self)(self.ids[where.to(self.ids.device)], lengths)
+
+    def to(self, device: torch.device) -> Self:
+        """Return the rows with their ids on a device."""
+        return type(self)(self.ids.to(device), self.lengths)
 
 
 @dataclass(frozen=True)
@@ -120,6 +153,10 @@ class VisionLanguageModel(nn.Module):
     - `encode_visual(visual) -> Encoded`; `visual` is pictures [B, 3, H, W] or what `embed_visual` returned
     - `encode_text(ids [B, L] int64, mask [B, L] bool) -> Encoded`
     - `fuse(visual, ids, mask) -> Fused`, `visual` as above
+    - `likelihood`: inputs and targets (texts) are encoded by the same network, and a task is to choose among
+      targets. `target_features(rows, kind) -> [C, D]`; `compare(states [B, D], targets [C, D], temperature)
+      -> logits [B, C]`; `read_text(ids, mask) -> Encoded` for texts that are inputs, where `encode_text` is
+      for those that are targets. The states of inputs are `Encoded.pooled_raw` and tokens of `Fused.text`
     """
 
     capabilities: ClassVar[frozenset[str]]
@@ -152,6 +189,24 @@ class VisionLanguageModel(nn.Module):
     def fuse(self, visual: Tensor | Visual, ids: Tensor, mask: Tensor) -> Fused:
         """Read pictures and texts together, pair by pair."""
         raise AttributeError(f"{type(self).__name__} has no capability 'fuse'")
+
+    def read_text(self, ids: Tensor, mask: Tensor) -> Encoded:
+        """Encode token ids [B, L] with their mask [B, L] as inputs, not as targets."""
+        raise AttributeError(f"{type(self).__name__} has no capability 'likelihood'")
+
+    def target_features(self, rows: TargetRows, kind: TargetKind) -> Tensor:
+        """Encode targets; return what inputs are compared with, [C, D]. Gradients flow."""
+        raise AttributeError(f"{type(self).__name__} has no capability 'likelihood'")
+
+    def compare(self, states: Tensor, targets: Tensor, temperature: str) -> Tensor:
+        """Return logits [B, C] float32 of states of inputs [B, D] and features of targets [C, D].
+
+        Args:
+            states: `Encoded.pooled_raw`, or tokens of `Encoded.tokens` and `Fused.text`.
+            targets: what `target_features` returned.
+            temperature: name of the factor on cosines.
+        """
+        raise AttributeError(f"{type(self).__name__} has no capability 'likelihood'")
 
     def fsdp_units(self) -> list[nn.Module]:
         """Return the blocks that sharded training wraps one by one."""

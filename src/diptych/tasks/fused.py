@@ -111,9 +111,10 @@ def normal_pictures(
 
 
 def visible_text(ids: Tensor, mask: Tensor, tokenizer: Tokenizer, blind: Blind) -> tuple[Tensor, Tensor]:
-    """Return ids and mask [B, L] as they are; where `blind` is text, of empty texts (start and end token)."""
+    """Return ids and mask [B, L] as they are; where `blind` is text, those of empty texts."""
     if blind != "text":
         return ids, mask
+    shown = [tokenizer.cls_id, tokenizer.sep_id] if tokenizer.opens else [tokenizer.sep_id]
     empty = torch.full_like(ids, tokenizer.pad_id)
-    empty[:, 0], empty[:, 1] = tokenizer.cls_id, tokenizer.sep_id
-    return empty, (torch.arange(ids.shape[1], device=ids.device) < 2).expand_as(mask)
+    empty[:, : len(shown)] = torch.tensor(shown, device=ids.device)
+    return empty, (torch.arange(ids.shape[1], device=ids.device) < len(shown)).expand_as(mask)

@@ -51,6 +51,9 @@ class Sequences:
 
     decoding: bool = False
     """One more token is read behind a history."""
+    groups: tuple[tuple[int, int], ...] = ()
+    """Number and length of sequences that lie behind each other in a single row [1, L, D], each of which
+    reads itself alone: targets of many lengths without any padding. Empty: every row is a sequence."""
 
     def readable(self, queries: int, keys: int) -> Tensor | None:
         """Return which keys each query reads, [B or 1, 1, L or 1, K] bool, prompts in front; None: all."""
@@ -105,11 +108,21 @@ class Layer(nn.Module):
             history: [B, H, D] states that went into this layer before, which are read too (decoding).
         """
         first, second = self._decide(about)
-        x = x + self.drop_path(self._attend(x, about, history, first)) * self.scale1
+        x = x + self._drop(self._attend(x, about, history, first), about) * self.scale1
         lengths = about.lengths_of(x.shape[1])
         y = F.gelu(_apply(self.fc1, self.norm2(x), lengths, second))
-        out: Tensor = x + self.drop_path(_apply(self.fc2, y, lengths, second)) * self.scale2
+        out: Tensor = x + self._drop(_apply(self.fc2, y, lengths, second), about) * self.scale2
         return out
+
+    def _drop(self, branch: Tensor, about: Sequences) -> Tensor:
+        """Drop the branch [B, L, D] of some sequences in training."""
+        if not about.groups or not self.training or not self.drop_path.rate:
+            dropped: Tensor = self.drop_path(branch)
+            return dropped
+        counts, lengths = torch.tensor(about.groups).unbind(1)
+        kept = self.drop_path(branch.new_ones(int(counts.sum()), 1))[:, 0]
+        each = lengths.repeat_interleave(counts).to(branch.device)
+        return branch * kept.repeat_interleave(each, output_size=branch.shape[1])[None, :, None]
 
     def _decide(self, about: Sequences) -> tuple[Decision | None, Decision | None]:
         """Return the decisions for attention and for the feed-forward network.
@@ -129,6 +142,9 @@ class Layer(nn.Module):
         y = self.norm1(x)
         lengths = about.lengths_of(L)
         prompt = self.target_prompt if about.is_target and self.target_prompt is not None else self.prompt
+        if about.groups:
+            qkv = _apply(self.qkv, y, lengths, decision)
+            return _apply(self.out, self._attend_groups(qkv, about.groups), lengths, decision)
         if history is None and prompt is None:
             q, k, v = _apply(self.qkv, y, lengths, decision).chunk(3, -1)
         else:
@@ -144,6 +160,18 @@ class Layer(nn.Module):
         mask = about.readable(L, k.shape[2])
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return _apply(self.out, out.transpose(1, 2).reshape(B, L, D), lengths, decision)
+
+    def _attend_groups(self, qkv: Tensor, groups: tuple[tuple[int, int], ...]) -> Tensor:
+        """Let sequences of equal length read themselves, group by group: [1, L, 3 D] -> [1, L, D]."""
+        D = qkv.shape[-1] // 3
+        made, start = [], 0
+        for count, length in groups:
+            part = qkv[0, start : start + count * length].view(count, length, 3, self.heads, D // self.heads)
+            q, k, v = part.permute(2, 0, 3, 1, 4)
+            out = F.scaled_dot_product_attention(q, k, v)
+            made.append(out.transpose(1, 2).reshape(count * length, D))
+            start += count * length
+        return torch.cat(made)[None]
 
 
 def _apply(

@@ -4,6 +4,7 @@ Legend: B batch, P visual tokens, L text tokens, S sequence, C targets, D width.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -14,14 +15,18 @@ from diptych.systems.protocol import (
     Encoded,
     Fused,
     ImageSpec,
+    TargetKind,
+    TargetRows,
     TextSpec,
     VisionLanguageModel,
     Visual,
     tokens_of,
 )
+from diptych.systems.uniperceiver.attributes import INPUTS, TARGETS, attributes
 from diptych.systems.uniperceiver.config import UniPerceiverConfig
 from diptych.systems.uniperceiver.embed import PatchEmbedding, WordEmbedding, fit_tables
 from diptych.systems.uniperceiver.layers import PLAIN, Layer, Sequences
+from diptych.systems.uniperceiver.packed import Packing
 
 TEMPERATURES = (
     "img_cls",
@@ -42,6 +47,7 @@ HIGHEST = 100.0
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+"""Of pictures, in 0..1; clips have 0.5 throughout (published)."""
 
 
 class Likelihood(nn.Module):
@@ -82,12 +88,20 @@ class UniPerceiverModel(VisionLanguageModel):
     capabilities: ClassVar[frozenset[str]] = frozenset(
         {"embed_visual", "encode_visual", "encode_text", "fuse", "likelihood"}
     )
+    aligned: ClassVar[bool] = True
 
     def __init__(self, config: UniPerceiverConfig) -> None:
         super().__init__()
         self.config = config
         self.width, self.heads = config.width, config.heads
-        self.image_spec = ImageSpec(config.image_size, MEAN, STD, tokens=config.side**2)
+        self.image_spec = ImageSpec(
+            config.image_size,
+            MEAN,
+            STD,
+            tokens=config.side**2,
+            frames=config.max_frames,
+            of_clips=ImageSpec(config.image_size),
+        )
         self.text_spec = TextSpec(config.max_text_tokens, config.vocab_size)
         self.text = WordEmbedding(config)
         self.visual = PatchEmbedding(config, self.text.norm)
@@ -117,6 +131,12 @@ class UniPerceiverModel(VisionLanguageModel):
             x = layer(x, about)
         return x
 
+    def segments(self, rows: tuple[tuple[int, ...], ...]) -> Tensor | None:
+        """Return attributes [S, 8] of what a sequence consists of; None: no layer has experts."""
+        if self.config.experts.layers == "none":
+            return None
+        return attributes(rows, self.text.words.weight.device)
+
     def encode_targets(
         self, ids: Tensor, padding: Tensor | None = None, attributes: Tensor | None = None
     ) -> Tensor:
@@ -135,14 +155,37 @@ class UniPerceiverModel(VisionLanguageModel):
             padding = F.pad(padding, (x.shape[1] - ids.shape[1], 0), value=False)
         return self.encode(x, Sequences(padding, attributes=attributes, is_target=True))
 
-    def classify(self, queries: Tensor, targets: Tensor, name: str) -> Tensor:
-        """Return logits [B, C] of states [B, D] and target states [C, D], with the linear layer if any."""
-        features = self.likelihood.features(queries)
-        logits: Tensor = self.likelihood(features, self.likelihood.features(targets), name)
+    def target_features(self, rows: TargetRows, kind: TargetKind) -> Tensor:
+        """Encode targets [C, D] with no padding at all: sequences of equal length lie beside each other."""
+        packing = Packing(rows, 1 if self.label_prompt is None else 2)
+        words = self.text(packing.ids[None], packing.positions)[0]
+        start, label = self.text.start(1)[0], self.label_prompt
+        parts = []
+        for group, own in zip(packing.groups(), packing.words(words), strict=True):
+            front = [start.expand(len(group), -1, -1)]
+            if label is not None:
+                front.append(label[group])
+            parts.append(torch.cat([*front, own], 1))
+        about = Sequences(attributes=self.segments(TARGETS[kind]), is_target=True)
+        if self.config.prompts.deep or self.config.prompts.deep_targets:
+            states = torch.cat([self.encode(part, about)[:, 0] for part in parts])
+        else:
+            flat = torch.cat([part.flatten(0, 1) for part in parts])[None]
+            states = self.encode(flat, replace(about, groups=packing.shapes))[0, packing.starts]
+        return self.likelihood.features(states[packing.back])
+
+    def compare(self, states: Tensor, targets: Tensor, temperature: str) -> Tensor:
+        """Return logits [B, C] of states [B, D] and features of targets [C, D], with any linear layer."""
+        features = self.likelihood.features(states)
+        logits: Tensor = self.likelihood(features, targets, temperature)
         if self.classifier is None:
             return logits
         linear: Tensor = self.classifier(features)
         return self.similarity * logits + linear.float()
+
+    def classify(self, queries: Tensor, targets: Tensor, name: str) -> Tensor:
+        """Return logits [B, C] of states [B, D] and states of targets [C, D]; see `compare`."""
+        return self.compare(queries, self.likelihood.features(targets), name)
 
     def embed_visual(self, images: Tensor, sizes: Tensor | None = None) -> Tensor:
         """Turn normalised pictures [B, 3, H, W] or clips [B, T, 3, H, W] into [B, P, D]."""
@@ -154,23 +197,37 @@ class UniPerceiverModel(VisionLanguageModel):
         return given if given.dim() == 3 else self.embed_visual(given)
 
     def encode_visual(self, visual: Tensor | Visual) -> Encoded:
-        """Encode pictures or clips alone; the start token is `pooled`."""
-        states = self.encode(self.assemble([self._patches(visual)]))
+        """Encode pictures or clips alone; `pooled_raw` is the start token, `pooled` its unit feature."""
+        about = Sequences(attributes=self.segments(INPUTS["image_classification"]))
+        states = self.encode(self.assemble([self._patches(visual)]), about)
         mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-        return Encoded(states, states[:, 0], mask)
+        return self._encoded(states, mask)
 
     def encode_text(self, ids: Tensor, mask: Tensor) -> Encoded:
-        """Encode texts [B, L] alone; the start token is `pooled`."""
+        """Encode texts [B, L] alone as targets, to be compared with pictures."""
+        return self._text(ids, mask, self.segments(TARGETS["captions"]), is_target=True)
+
+    def read_text(self, ids: Tensor, mask: Tensor) -> Encoded:
+        """Encode texts [B, L] alone as inputs."""
+        return self._text(ids, mask, self.segments(INPUTS["text_mlm"]), is_target=False)
+
+    def _text(self, ids: Tensor, mask: Tensor, segments: Tensor | None, *, is_target: bool) -> Encoded:
         full = F.pad(mask.bool(), (1, 0), value=True)
-        states = self.encode(self.assemble([self.text(ids)]), Sequences(~full))
-        return Encoded(states, states[:, 0], full)
+        about = Sequences(~full, attributes=segments, is_target=is_target)
+        return self._encoded(self.encode(self.assemble([self.text(ids)]), about), full)
+
+    def _encoded(self, states: Tensor, mask: Tensor) -> Encoded:
+        raw = states[:, 0]
+        pooled = F.normalize(self.likelihood.features(raw).float(), dim=-1)
+        return Encoded(states, pooled, mask, pooled_raw=raw, parts=pooled[:, None])
 
     def fuse(self, visual: Tensor | Visual, ids: Tensor, mask: Tensor) -> Fused:
         """Read pictures and texts together; the start token is `pooled`."""
         patches = self._patches(visual)
         P = patches.shape[1]
         full = F.pad(mask.bool(), (1 + P, 0), value=True)
-        states = self.encode(self.assemble([patches, self.text(ids)]), Sequences(~full))
+        about = Sequences(~full, attributes=self.segments(INPUTS["vqa"]), prefix=1 + P)
+        states = self.encode(self.assemble([patches, self.text(ids)]), about)
         return Fused(
             states[:, 1 : 1 + P], states[:, 1 + P :], states[:, 0], full[:, 1 : 1 + P], full[:, 1 + P :]
         )
