@@ -1,9 +1,11 @@
 """Kinds `plora_linear` and `ixc_internlm2_plora` of mllm: partial LoRA alone and in a language model."""
 
-from tests.parity.runner import Case, Comparison, gradient, output
+import torch
+from tests.parity.runner import Case, Comparison, exact, gradient, output
 from torch import nn
 
-from diptych.blocks.plora import PartialLora, PicturePositions
+from diptych.blocks.plora import PartialLora, PicturePositions, add_plora
+from diptych.systems.mllm.internlm import PLORA_NAMES, SHARED, Heads, from_llama, to_llama
 
 
 def check_linear(case: Case) -> list[Comparison]:
@@ -28,3 +30,43 @@ def check_linear(case: Case) -> list[Comparison]:
                 assert found is not None, f"{ours} has no gradient: distributed training would wait for it"
                 done.append(gradient(f"{which}.{theirs}", found, given[f"grad.{theirs}"]))
     return done
+
+
+def check_language(case: Case) -> list[Comparison]:
+    """Run converted weights in transformers' Llama, with the recorded picture positions and without."""
+    from transformers import LlamaConfig, LlamaModel
+
+    config, given = case.meta["config"], case.tensors
+    heads = Heads(config["num_attention_heads"], config["num_key_value_heads"])
+    published = {name.removeprefix("param."): t for name, t in given.items() if name.startswith("param.")}
+    state, left = to_llama(published, heads)
+    llama = LlamaConfig(
+        hidden_size=config["hidden_size"],
+        intermediate_size=config["intermediate_size"],
+        num_attention_heads=heads.queries,
+        num_key_value_heads=heads.keys,
+        num_hidden_layers=config["num_hidden_layers"],
+        vocab_size=config["vocab_size"],
+        rms_norm_eps=config["rms_norm_eps"],
+        rope_parameters={"rope_theta": float(config["rope_theta"]), "rope_type": "default"},
+        attention_bias=config["bias"],
+        hidden_act=config["hidden_act"],
+        attn_implementation="eager",
+    )
+    model = LlamaModel(llama)
+    positions = add_plora(
+        model, PLORA_NAMES, rank=config["plora_r"], alpha=config["plora_alpha"], share=SHARED
+    )
+    model.load_state_dict({name.removeprefix("model."): t for name, t in state.items()})
+    real = given["in.attention_mask"].bool()
+    done = [exact("names left out", left, [])]
+    for name, mask in (("hidden", given["in.im_mask"]), ("hidden_no_image", None)):
+        positions.set(mask)
+        with torch.no_grad():
+            found = model.eval()(
+                inputs_embeds=given["in.inputs_embeds"], attention_mask=given["in.attention_mask"]
+            )
+        done.append(output(name, found.last_hidden_state[real], given[f"out.{name}"][real]))
+    back, lost = from_llama(state, heads)
+    same = back.keys() == published.keys() and all(torch.equal(back[n], published[n]) for n in back)
+    return [*done, exact("names on the way back", lost, []), exact("and back", same, True)]

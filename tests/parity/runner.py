@@ -34,6 +34,7 @@ KINDS: dict[tuple[str, str], str] = {
     ("mllm", "hd_transform"): "tests.parity.kinds_mllm_pictures:check_partition",
     ("mllm", "hd_transform_seed_listing"): "tests.parity.kinds_mllm_pictures:check_listing",
     ("mllm", "ixc_hd_tokens"): "tests.parity.kinds_mllm_pictures:check_tokens",
+    ("mllm", "ixc_internlm2_plora"): "tests.parity.kinds_mllm_plora:check_language",
     ("mllm", "nanovlm_projector_tiling"): "tests.parity.kinds_mllm_pictures:check_nanovlm",
     ("mllm", "plora_linear"): "tests.parity.kinds_mllm_plora:check_linear",
     ("snps3", "cross_encoder"): "tests.parity.kinds_snps3_model:check_cross",
