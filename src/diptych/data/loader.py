@@ -9,7 +9,7 @@ import logging
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,7 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         facts: Sequence[str] = (),
+        wordless: Collection[str] = (),
     ) -> None:
         """Nothing is read yet.
 
@@ -82,6 +83,7 @@ class Loader:
             rank: which slice of the batches to read.
             world: number of slices.
             facts: names of facts of samples that batches bring (`Task.facts`).
+            wordless: labels of sources whose samples need no caption; those without one show an empty text.
 
         Raises:
             DataError: nothing is selected, or a batch has not a sample for each rank.
@@ -104,6 +106,7 @@ class Loader:
             seed=seed,
             labels=source_labels(config) if config.sources else (),
             facts=facts,
+            wordless=wordless,
         )
         self.next_batch = start_batch
         self.skipped: Counter[str] = Counter()

@@ -1,7 +1,7 @@
 """Samples of the sources of a run, decoded, resized and tokenised; with a cache, not again in every epoch."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +131,7 @@ class SampleReader:
         labels: Sequence[str] = (),
         training: bool = True,
         facts: Sequence[str] = (),
+        wordless: Collection[str] = (),
     ) -> None:
         self._all_captions = not training or ALL_CAPTIONS in facts
         self.facts = tuple(name for name in facts if name != ALL_CAPTIONS)
@@ -165,10 +166,10 @@ class SampleReader:
                 decoder,
                 budget=budget * len(selection) // max(total, 1),
                 training=training,
-                needs_text=tokenizer is not None,
+                needs_text=tokenizer is not None and not (labels and labels[i] in wordless),
                 facts=self.facts,
             )
-            for selection in sources
+            for i, selection in enumerate(sources)
         ]
         pictures = any(source.pictures for source in self._sources)
         self.shape = shape if pictures else None
@@ -265,7 +266,8 @@ class SampleReader:
 
     def _sequence(self, tokenizer: Tokenizer, texts: Texts, caption: int) -> list[int]:
         if caption not in texts.ids:
-            texts.ids[caption] = tokenizer.sequence(texts.captions[caption], self._config.text.max_tokens)
+            told = texts.captions[caption] if texts.captions else ""
+            texts.ids[caption] = tokenizer.sequence(told, self._config.text.max_tokens)
         return texts.ids[caption]
 
     def batch(self, drawn: Drawn, piece: Piece, images: Pixels | None, skipped: dict[str, int]) -> Batch:

@@ -19,7 +19,7 @@ from diptych.errors import ConfigError, DataError, RunError
 from diptych.resolve import look_up
 from diptych.systems.task import EvalData, Evaluation, Task
 from diptych.tasks import TASKS
-from diptych.train.build import facts_of, load_task
+from diptych.train.build import evaluated_data, facts_of, load_task, wordless
 from diptych.train.config import RunConfig
 from diptych.train.export import FACTS, find_weights, read_facts
 from diptych.train.files import out_of_room, sync_folder, sync_tree
@@ -54,6 +54,7 @@ def evaluate(path: str | Path, overrides: Sequence[str] = (), progress: Progress
     weights = find_weights(path)
     trained, task = load_task(path)
     config = apply_overrides(trained, overrides)
+    config = config.with_(data=evaluated_data(config))
     settings = config.evaluate
     device = rank_device(choose_device(settings.device, "evaluate.device"))
     # How the model was trained says nothing about the ranks that evaluate it.
@@ -64,7 +65,7 @@ def evaluate(path: str | Path, overrides: Sequence[str] = (), progress: Progress
             task = with_settings(task, config).to(device).eval()
             result = task.evaluate(data, (progress if world.is_main else None) or _quiet)
         metrics = {**result.metrics, "step": step_of(weights), "where": settings.where}
-        name = folder_name(config.task.name, data.dataset, settings.split, settings.where)
+        name = folder_name(config.task.evaluated, data.dataset, settings.split, settings.where)
         folder = home_of(weights) / "eval" / name
         result = Evaluation(metrics, result.predictions, result.extra)
         on_main(world, lambda: write_evaluation(folder, result))
@@ -155,7 +156,9 @@ def open_data(config: RunConfig, task: Task, world: World = ALONE) -> EvalData:
 
 def _batches(selection: Selection, config: RunConfig, task: Task, *, part: bool) -> Iterator[Batch]:
     size, facts = config.evaluate.batch_size, facts_of(task.config)
-    return evaluation_batches(selection, config.data, size, task.tokenizer, part=part, facts=facts)
+    label = getattr(task.config, "evaluate", "") or next(iter(task.config.entries()))
+    tokenizer = None if label in wordless(task.config) else task.tokenizer
+    return evaluation_batches(selection, config.data, size, tokenizer, part=part, facts=facts)
 
 
 def step_of(weights: Path) -> int:

@@ -113,6 +113,11 @@ class Task(nn.Module, ABC):
         """Return the system's capabilities that the task uses; checked when the configuration is read."""
 
     @classmethod
+    def wanted(cls, config: TaskConfig) -> tuple[str, ...]:
+        """Return the facts of samples that batches bring: `facts`, where settings have no say."""
+        return cls.facts
+
+    @classmethod
     def find_assets(
         cls, config: TaskConfig, sources: "Sequence[tuple[str, Selection]]", init: Mapping[str, Any]
     ) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from diptych.data.text import Tokenizer
 from diptych.resolve import look_up
 from diptych.systems.task import Task
 from diptych.tasks import TASKS
-from diptych.train.build import build_task, facts_of, make_tokenizer, published_names
+from diptych.train.build import build_task, facts_of, make_tokenizer, published_names, wordless
 from diptych.train.checkpoint import Checkpoints
 from diptych.train.clock import CpuClock
 from diptych.train.config import RunConfig
@@ -100,8 +100,17 @@ def assemble(
     names = published_names(config, [name for name, _ in task.named_parameters()])
     optimizer = build_optimizer(task, config.optim, fresh, names)
     average = Average(task, config.train.ema) if config.train.ema else None
-    ranks = {"rank": world.rank, "world": world.size}
-    loader = Loader(sources, config.data, tokenizer, seed=config.seed, facts=facts_of(config.task), **ranks)
+    silent = wordless(config.task)
+    loader = Loader(
+        sources,
+        config.data,
+        None if len(silent) == len(config.task.entries()) else tokenizer,
+        seed=config.seed,
+        rank=world.rank,
+        world=world.size,
+        facts=facts_of(config.task),
+        wordless=silent,
+    )
     samples, step = sum(map(len, sources.values())), 0
     if newest is not None:
         make_slots(optimizer)

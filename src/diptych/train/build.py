@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
+from diptych.blocks.collective import World
 from diptych.config.layers import resolve
-from diptych.data.config import EVALUATED_AS, TextConfig
+from diptych.data.config import EVALUATED_AS, DataConfig, TextConfig
 from diptych.data.index import Selection
-from diptych.data.sources import source_configs
+from diptych.data.sources import source_configs, source_data
 from diptych.data.text import Tokenizer, clean
 from diptych.errors import CheckpointError, ConfigError, DataError, UsageError
-from diptych.resolve import look_up
+from diptych.resolve import look_up, nearest
 from diptych.systems import SYSTEMS
 from diptych.systems.protocol import System, SystemConfig, VisionLanguageModel
 from diptych.systems.task import Task, TaskConfig
@@ -50,16 +51,17 @@ def check_config(config: RunConfig) -> None:
             f"task.name = {config.task.name} needs {', '.join(sorted(lacking))}, which system.name = "
             f"{config.system.name} does not offer (it offers: {', '.join(sorted(model.capabilities))})"
         )
-    needed = set().union(
-        *(look_up(TASKS, entry.name, "task").batch_fields for entry in config.task.entries().values())
-    )
-    _check_parallel(config)
+    _check_parallel(config, model)
     _check_examples(config)
     published_names(config, ())
-    if "images" in needed:
-        _check_image(config, model)
-    if "text_ids" in needed:
-        _check_text(config, model)
+    for part in _drawn_apart(config):
+        needed = set().union(
+            *(look_up(TASKS, entry.name, "task").batch_fields for entry in part.task.entries().values())
+        )
+        if "images" in needed:
+            _check_image(part, model)
+        if "text_ids" in needed:
+            _check_text(part, model)
 
 
 def published_names(config: RunConfig, names: Iterable[str]) -> dict[str, str] | None:
@@ -133,8 +135,19 @@ def load_task(path: str | Path) -> tuple[RunConfig, Task]:
 
 def facts_of(config: TaskConfig) -> tuple[str, ...]:
     """Return the facts of samples that the task, or those it consists of, want of batches, each once."""
-    tasks: list[type[Task]] = [look_up(TASKS, entry.name, "task") for entry in config.entries().values()]
-    return tuple(dict.fromkeys(name for task in tasks for name in task.facts))
+    tasks: list[tuple[type[Task], TaskConfig]] = [
+        (look_up(TASKS, entry.name, "task"), entry) for entry in config.entries().values()
+    ]
+    return tuple(dict.fromkeys(name for task, entry in tasks for name in task.wanted(entry)))
+
+
+def wordless(config: TaskConfig) -> frozenset[str]:
+    """Return the labels of those tasks of a configuration whose samples need no caption."""
+    return frozenset(
+        label
+        for label, entry in config.entries().items()
+        if "text_ids" not in look_up(TASKS, entry.name, "task").batch_fields
+    )
 
 
 def make_tokenizer(
@@ -150,7 +163,7 @@ def make_tokenizer(
         return Tokenizer.from_file(text.tokenizer), f"tokenizer: {text.tokenizer}"
     if init is not None and init.tokenizer is not None:
         return Tokenizer.from_file(init.tokenizer), f"tokenizer: {init.tokenizer}"
-    tokenizer = Tokenizer.train(_captions(selections, text), text.vocab_size)
+    tokenizer = Tokenizer.train(_captions(selections, text), text.vocab_size, text.specials)
     return tokenizer, f"tokenizer: {tokenizer.vocab_size} tokens, trained on the captions of the selection"
 
 
@@ -184,10 +197,48 @@ def _config_of(folder: Path) -> RunConfig:
     return resolve(RunConfig, known).config
 
 
-def _check_parallel(config: RunConfig) -> None:
+def evaluated_data(config: RunConfig) -> DataConfig:
+    """Return the data settings of an evaluation: where sources have their own, those of its task's source."""
+    data = config.data
+    if data.mixture.draw == "samples":
+        return data
+    label = config.task.evaluated
+    names = [name for name, source in source_configs(data).items() if source.task == label]
+    return source_data(data, names[0]) if names else data
+
+
+def _drawn_apart(config: RunConfig) -> list[RunConfig]:
+    """Return the run as the sources see it, one by one, where batches are drawn from one each; else itself.
+
+    Raises:
+        ConfigError: a source is labelled with no task.
+    """
+    if config.data.mixture.draw == "samples" or not config.data.sources:
+        return [config]
+    entries = config.task.entries()
+    found = []
+    for name, source in source_configs(config.data).items():
+        label = source.task if len(entries) > 1 or "" not in entries else ""
+        if label not in entries:
+            raise ConfigError(
+                f"data.sources.{name}.task = {label}{nearest(label, entries)}: no task is called that "
+                f"(task.tasks has: {', '.join(entries)})"
+            )
+        found.append(config.with_(data=source_data(config.data, name), task=entries[label]))
+    return found
+
+
+def _check_parallel(config: RunConfig, model: VisionLanguageModel) -> None:
     """Check that ranks do the same wherever they have to meet inside the model."""
-    train, parts = config.train, config.data.mixture.parts
-    if len(config.task.entries()) == 1 or parts == 1:
+    train, parts, draw = config.train, config.data.mixture.parts, config.data.mixture.draw
+    if draw == "rank_batches":
+        _check_alone(config, model)
+    if train.task_gradients and train.parallel == "fsdp":
+        raise ConfigError(
+            f"train.task_gradients = {train.task_gradients} needs whole gradients on every rank, which "
+            "train.parallel = fsdp does not keep; set it to 0, or train.parallel=ddp"
+        )
+    if len(config.task.entries()) == 1 or parts == 1 or draw == "batches":
         return
     wanting = {
         "train.parallel = fsdp": train.parallel == "fsdp",
@@ -199,6 +250,27 @@ def _check_parallel(config: RunConfig) -> None:
             f"given), but data.mixture.parts = {parts}; set data.mixture.parts=1, or train.parallel=ddp and "
             f"train.expert_parallel=1"
         )
+
+
+def _check_alone(config: RunConfig, model: VisionLanguageModel) -> None:
+    """Check that nothing in the model needs the other ranks, where each has a batch of its own."""
+    train = config.train
+    for key, wants in (
+        ("train.parallel = fsdp", train.parallel == "fsdp"),
+        (f"train.expert_parallel = {train.expert_parallel}", train.expert_parallel > 1),
+    ):
+        if wants:
+            raise ConfigError(
+                f"{key} needs all ranks to work on the same batch, and data.mixture.draw = rank_batches "
+                "gives each its own; set data.mixture.draw=batches, or train.parallel=ddp and "
+                "train.expert_parallel=1"
+            )
+    for name, part in model.named_modules():
+        if isinstance(getattr(part, "world", None), World) and any(True for _ in part.buffers()):
+            raise ConfigError(
+                f"data.mixture.draw = rank_batches: {config.system.name} keeps statistics of all ranks in "
+                f"{name}, which batches of single ranks would pull apart; set data.mixture.draw=batches"
+            )
 
 
 def _check_examples(config: RunConfig) -> None:
