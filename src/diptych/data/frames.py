@@ -109,8 +109,31 @@ def uniform_frames(frames: int, count: int) -> Frames:
 
 def middle_frames(frames: int, count: int) -> Frames:
     """Return the middles of n equal parts from the first to the last frame, as MVBench rounds them."""
-    part = (frames - 1) / count
-    return np.array([int(part / 2 + round(part * i)) for i in range(count)], dtype=np.int64)
+    return middles_between(0, frames - 1, count)
+
+
+def middles_between(first: int, last: int, count: int) -> Frames:
+    """Return the middles of n equal parts of the way from frame `first` to frame `last` (MVBench)."""
+    part = (last - first) / count
+    return np.array([int(first + part / 2 + round(part * i)) for i in range(count)], dtype=np.int64)
+
+
+def bounded_middles(
+    frames: int, fps: float, count: int, start: float | None = None, end: float | None = None, first: int = 0
+) -> Frames:
+    """Return n frames of a part of a video as MVBench's code chooses them: its bounds are rounded to frames.
+
+    Args:
+        frames: number of the last frame.
+        fps: frames a second.
+        count: n.
+        start: seconds; None: from the first frame on.
+        end: seconds; None: up to the last frame.
+        first: number of the first frame (1 where frames are files that count from 1).
+    """
+    begin = first if start is None else max(first, round(start * fps))
+    stop = frames if end is None else min(round(end * fps), frames)
+    return middles_between(begin, stop, count)
 
 
 def frames_at_rate(times: Times, rate: float) -> Frames:

@@ -120,14 +120,26 @@ def sample_negatives(
     return draw_negatives(logits, matches(match_ids, match_ids), draws, floor=floor)
 
 
-def _draw(logits: Tensor, matching: Tensor, floor: float, draws: Draws | None) -> tuple[Tensor, Tensor]:
-    """Draw one unmatched column for each row; return ([K] columns, [K] valid)."""
-    valid = ~matching.all(1)
+def candidate_weights(logits: Tensor, matching: Tensor, floor: float = 1e-5) -> Tensor:
+    """Return how likely each column is drawn as negative of its row, [N, M]; see `draw_negatives`.
+
+    Args:
+        logits: [N, M] similarities over temperature.
+        matching: [N, M] bool, True where they belong together. A row that matches everything is uniform.
+        floor: added to every candidate's probability.
+    """
+    valid = ~matching.all(1, keepdim=True)
     if floor:
         weights = (logits.softmax(1) + floor).masked_fill(matching, 0.0)
     else:
-        weights = logits.masked_fill(matching & valid[:, None], float("-inf")).softmax(1)
-    weights = torch.where(valid[:, None], weights, torch.ones_like(weights))
+        weights = logits.masked_fill(matching & valid, float("-inf")).softmax(1)
+    return torch.where(valid, weights, torch.ones_like(weights))
+
+
+def _draw(logits: Tensor, matching: Tensor, floor: float, draws: Draws | None) -> tuple[Tensor, Tensor]:
+    """Draw one unmatched column for each row; return ([K] columns, [K] valid)."""
+    valid = ~matching.all(1)
+    weights = candidate_weights(logits, matching, floor)
     uniform = torch.rand(len(weights)) if draws is None else draws.rand()
     # The inverse of the cumulated weights: one draw a row, whatever the other rows are.
     # In double: rounding must not reach the columns of weight 0 behind the last one that counts.

@@ -64,6 +64,8 @@ class RankingTask(Task):
     batch_fields: ClassVar[frozenset[str]] = frozenset({"images", "text_ids", "text_mask"})
     rankings: ClassVar[tuple[str, str]] = ("contrastive", "reranked")
     """What `metrics.json` calls the ranking by features, and the one by pairs read together."""
+    parts_by: ClassVar[Literal["exponentials", "best"]] = "exponentials"
+    """How scores of a picture's parts are joined: the logarithm of their summed exponentials, or the best."""
     config: RankingConfig
 
     @property

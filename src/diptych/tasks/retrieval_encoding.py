@@ -208,7 +208,7 @@ def similarities(
     """Return the similarities [N, M] float32 (cosines without temperature), the same bits on all ranks."""
     own = world.slice_of(len(pictures.keys))
     with torch.autocast("cpu", enabled=False):
-        result = _cosines(pictures.features[own], text_features)
+        result = _cosines(pictures.features[own], text_features, task.parts_by)
     if world.size > 1:
         part, result = result, np.zeros((len(pictures.keys), len(text_features)), np.float32)
         result[own] = part
@@ -221,10 +221,11 @@ def similarities(
     return result
 
 
-def _cosines(features: Tensor, texts: Tensor) -> Floats:
+def _cosines(features: Tensor, texts: Tensor, parts_by: str = "exponentials") -> Floats:
     """Return similarities [N, M] of pictures [N, D], or [N, n, D] in parts, and texts [M, D].
 
-    Those of parts are the logarithm of the sum of their exponentials (published for clips of a video).
+    Those of parts are the logarithm of the sum of their exponentials (published for clips of a video), or
+    the `best`.
     """
     if features.dim() == 2:
         whole: Floats = contrastive_logits(features, texts, 1.0).numpy()
@@ -234,7 +235,7 @@ def _cosines(features: Tensor, texts: Tensor) -> Floats:
         slice(0, len(features)), max(1, SENT_AT_ONCE // max(1, features.shape[1] * len(texts)))
     ):
         scores = torch.einsum("nkd,md->nkm", features[rows], texts)
-        result[rows] = scores.logsumexp(1).numpy()
+        result[rows] = (scores.amax(1) if parts_by == "best" else scores.logsumexp(1)).numpy()
     return result
 
 
