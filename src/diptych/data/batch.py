@@ -52,6 +52,9 @@ class Batch:
     labels: list[str] | None = None
     """What each sample trains: `data.sources.<name>.task`, or the source's name; None without
     `data.sources`."""
+    draw: int | None = None
+    """Number of the draw in the run, where the batch is this rank's alone (`data.mixture.draw` =
+    `rank_batches`)."""
     captions: list[tuple[str, ...]] | None = None
     """All captions of each sample (evaluation; in training where the task asks for them)."""
     skipped: dict[str, int] = field(default_factory=dict)

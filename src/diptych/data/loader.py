@@ -55,7 +55,12 @@ class Loader:
         skipped: samples left out so far, by cause.
         plan: which samples make up each batch.
         batches_per_epoch: global batches that an epoch takes; seldom a whole number.
+        batches_per_step: batches that a rank takes for a step, before any are accumulated.
     """
+
+    batches_per_step = 1
+    drawn = False
+    """Whether each batch is of one source, and counts as much as any other (`draw_loader`)."""
 
     def __init__(
         self,
@@ -195,6 +200,10 @@ class Loader:
         room = self._reader.room(len(drawn.rows))
         piece = self._reader.read(drawn, room)
         return piece, None if room is None else room[: len(piece.keys)]
+
+    def config_of(self, batch: Batch) -> DataConfig:
+        """Return the settings that a batch was made with."""
+        return self._config
 
     def _drawn(self, number: int) -> Drawn:
         return self.plan.batch(number, self._rank, self._world)

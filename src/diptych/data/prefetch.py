@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from diptych.data.batch import Batch
+from diptych.data.draw_loader import DrawLoader
 from diptych.data.loader import Loader
 
 
@@ -20,7 +21,7 @@ class DevicePrefetcher:
         next_batch: number of the batch that the next step of the iteration yields.
     """
 
-    def __init__(self, loader: Loader, device: torch.device) -> None:
+    def __init__(self, loader: Loader | DrawLoader, device: torch.device) -> None:
         self._loader, self._device = loader, device
         self.next_batch = loader.next_batch
 

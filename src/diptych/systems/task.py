@@ -27,6 +27,11 @@ class TaskConfig(Section):
         """Return the tasks that it consists of by label; itself, where it is one task."""
         return {"": self}
 
+    @property
+    def evaluated(self) -> str:
+        """Name that an evaluation goes by: the task's, or the label of the one that is evaluated."""
+        return self.name
+
 
 @dataclass(frozen=True)
 class StepContext:
@@ -49,6 +54,8 @@ class Loss:
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
     """Further scalars worth a curve (accuracies, temperature, tokens kept) that are not part of the loss."""
+    pieces: Mapping[str, Tensor] = field(default_factory=dict)
+    """With several tasks: label -> what it adds to the total, with its graph; empty for one."""
 
 
 @dataclass(frozen=True)

@@ -72,13 +72,21 @@ class MultiTaskConfig(TaskConfig):
         """Return the tasks by label."""
         return self.tasks
 
+    @property
+    def evaluated(self) -> str:
+        """Label of the task that an evaluation is about."""
+        return self.evaluate or next(iter(self.tasks))
+
 
 class MultiTask(Task):
     """Trains several tasks at once.
 
     The loss is the mean over the samples of the global batch: each task's loss counts by the share of samples
-    that are its own, times its weight. Heads of equal name and shape are one module, as they are where one
-    task follows the other (`itc.` of pre-training and of retrieval).
+    that are its own, times its weight. Where whole batches are drawn (`data.mixture.draw`), each holds one
+    task, and the loss of a step is the mean over its batches, each times the weight of its task.
+
+    Heads of equal name and shape are one module, as they are where one task follows the other (`itc.` of
+    pre-training and of retrieval).
 
     A task that is present on all ranks meets the other ranks (contrastive negatives of all of them). One that
     only some ranks have works on the rank's own samples.
@@ -166,17 +174,18 @@ class MultiTask(Task):
     def compute_loss(self, batch: Batch, context: StepContext) -> Loss:
         """Return the weighted sum over tasks; parts and metrics are called `<label>/<name>`."""
         rows = self._rows(batch)
-        pieces: list[Tensor] = []
+        pieces: dict[str, Tensor] = {}
         parts: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
         for label, share, world in self._shares(rows, context.world):
             found = self._one(label, batch.take(rows[label]), context, world)
             factor = share * self.config.weights.get(label, 1.0)
-            pieces.append(found.total * factor)
+            pieces[label] = found.total * factor
+            metrics[f"{label}/loss"] = found.total.detach()
             parts |= {f"{label}/{name}": value * factor for name, value in found.parts.items()}
             metrics |= {f"{label}/{name}": value for name, value in found.metrics.items()}
         set_world(self, context.world)
-        return Loss(torch.stack(pieces).sum(), parts, metrics)
+        return Loss(torch.stack(list(pieces.values())).sum(), parts, metrics, pieces)
 
     def _shares(self, rows: Mapping[str, Tensor], world: World) -> list[tuple[str, float, World]]:
         """Return the tasks of this rank, what their mean loss counts for, and whom they meet.
@@ -224,7 +233,7 @@ class MultiTask(Task):
 
     def evaluate(self, data: EvalData, progress: Callable[[str, int, int], None]) -> Evaluation:
         """Evaluate the task that `evaluate` names, or the first."""
-        return self.tasks[self.config.evaluate or next(iter(self.tasks))].evaluate(data, progress)
+        return self.tasks[self.config.evaluated].evaluate(data, progress)
 
 
 def _shapes(module: torch.nn.Module) -> dict[str, torch.Size]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diptych.blocks.collective import World
+from diptych.data.draw_loader import DrawLoader, make_loader
 from diptych.data.loader import Loader
 from diptych.data.selection import Selection
 from diptych.data.sources import open_sources, source_labels
@@ -53,7 +54,7 @@ class Parts:
     tokenizer: Tokenizer
     optimizer: torch.optim.Optimizer
     average: Average | None
-    loader: Loader
+    loader: Loader | DrawLoader
     clock: CpuClock
     fresh: list[str]
     """Parameters that `init_from` did not fill; empty without `init_from`."""
@@ -101,7 +102,7 @@ def assemble(
     optimizer = build_optimizer(task, config.optim, fresh, names)
     average = Average(task, config.train.ema) if config.train.ema else None
     silent = wordless(config.task)
-    loader = Loader(
+    loader = make_loader(
         sources,
         config.data,
         None if len(silent) == len(config.task.entries()) else tokenizer,

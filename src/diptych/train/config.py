@@ -192,6 +192,12 @@ class TrainConfig(Section):
         description="Compile each block with torch.compile; aot_eager and eager stop short of generating "
         "code, to find out what a failure is due to.",
     )
+    task_gradients: int = Field(
+        0,
+        ge=0,
+        description="Several tasks: steps between measurements of the gradient norm of each "
+        "(`grad_norm/task/<label>`; a backward pass more for each task); 0: never.",
+    )
     timeout: float = Field(1800.0, gt=0, description="Seconds that a rank waits for the others.")
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import diptych
-from diptych.blocks.collective import World
+from diptych.blocks.collective import ALONE, World, set_world
 from diptych.config.layers import Resolved
 from diptych.data.augment import augment
 from diptych.data.batch import Batch
@@ -21,6 +21,7 @@ from diptych.data.prefetch import DevicePrefetcher
 from diptych.errors import DataError, DiptychError, RunError
 from diptych.systems.task import Loss, StepContext
 from diptych.train.assemble import assemble
+from diptych.train.balance import task_norms
 from diptych.train.build import check_config
 from diptych.train.checkpoint import Checkpoints, Snapshot
 from diptych.train.config import RunConfig
@@ -144,6 +145,8 @@ class _Trainer:
             parts.average,
             parts.loader,
         )
+        if self.config.data.mixture.draw == "rank_batches":
+            set_world(self.task, ALONE)  # what a rank draws is its own
         self.step = parts.step
         self.stop_signal = 0
         """Number of the signal after which all ranks stop, or 0."""
@@ -215,7 +218,7 @@ class _Trainer:
     def _train_step(self, batches: Iterator[Batch]) -> None:
         """Do one step: the weights change only if everything before that went well."""
         started = time.monotonic()
-        group = [next(batches) for _ in range(self.config.train.accumulate)]
+        group = [next(batches) for _ in range(self._batches_per_step)]
         self.figures.waited(time.monotonic() - started)
         shares = self._shares(group)
         self.optimizer.zero_grad(set_to_none=True)
@@ -244,6 +247,8 @@ class _Trainer:
         """Return the share that each batch has of the samples of a step, all ranks together."""
         if len(group) == 1:
             return [1.0]
+        if self.loader.drawn:
+            return [1 / len(group)] * len(group)
         counts = exchange(self.world, [len(batch) for batch in group])
         sums = [sum(of_ranks) for of_ranks in zip(*counts, strict=True)]
         return [total / sum(sums) for total in sums]
@@ -273,17 +278,31 @@ class _Trainer:
         losses = []
         for number, (batch, share) in enumerate(zip(group, shares, strict=True), 1):
             self.figures.batch(batch)
+            world = self.world
+            if batch.draw is not None:  # it is what it is whichever rank has drawn it
+                torch.manual_seed(derived_seed(seed, step, f"draw/{batch.draw}"))
+                world = ALONE
             ready = self._on_device(batch, Draws(derived_seed(seed, 0, "augment"), batch.positions))
             draws = Draws(derived_seed(seed, 0, "task"), batch.positions)
-            context = StepContext(step, self.progress, draws, self.world)
+            context = StepContext(step, self.progress, draws, world)
             with self.parts.parallel.accumulating(last=number == len(group)):
                 with autocast(self.device, self.config.train.precision):
                     loss = self.parts.parallel(ready, context)
+                self._balance(loss, alone=batch.draw is not None)
                 (loss.total if share == 1 else loss.total * share).backward()  # type: ignore[no-untyped-call]
             self.figures.loss(loss, share)
             losses.append(loss)
         self.parts.parallel.finish_gradients()
         return losses
+
+    def _balance(self, loss: Loss, *, alone: bool) -> None:
+        """Measure the gradient of each task of a batch, where it is time to."""
+        every = self.config.train.task_gradients
+        if every and loss.pieces and self.step % every == 0:
+            world = ALONE if alone else self.world
+            labels = list(self.config.task.entries())
+            norms = task_norms(loss.pieces, labels, self.task.parameters(), world)
+            self.figures.task_gradients(norms)
 
     def _on_device(self, batch: Batch, draws: Draws) -> Batch:
         lacking = [name for name in self.task.batch_fields if getattr(batch, name) is None]
@@ -296,7 +315,7 @@ class _Trainer:
         moved = batch.to(self.device, non_blocking=True)
         if moved.images is None:
             return moved
-        data = self.config.data
+        data = self.loader.config_of(batch)
         clips, background = data.video.frames > 0, data.image.background
         images = augment(moved.images, data.augment, draws, background, clips=clips)
         return replace(moved, images=images)
@@ -355,7 +374,11 @@ class _Trainer:
 
         Not what the loader has handed out: it is ahead, and a step that failed half way is done again.
         """
-        return self.step * self.config.train.accumulate
+        return self.step * self._batches_per_step
+
+    @property
+    def _batches_per_step(self) -> int:
+        return self.config.train.accumulate * self.loader.batches_per_step
 
     def _skipped(self) -> dict[str, int]:
         """Return the samples left out so far on all ranks, by cause; all ranks call it."""

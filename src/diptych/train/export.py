@@ -57,6 +57,8 @@ def exported_settings(config: RunConfig) -> dict[str, Any]:
         "evaluate": True,
     }
     keep |= {"name": True, "seed": True}
+    if config.data.mixture.draw != "samples":  # sources have settings of their own
+        keep["data"] |= {"sources", "mixture"}
     values: dict[str, Any] = config.model_dump(mode="json")
     return {
         key: {k: v for k, v in values[key].items() if k in part} if isinstance(part, set) else values[key]

@@ -1,7 +1,7 @@
 """The figures of a run between two rows of metrics.jsonl: losses, rates, memory, experts, over all ranks."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -117,6 +117,11 @@ class Figures:
         """Count the norms [n] of the gradients of `parameters` (`total_norm` gives them)."""
         for name, value in zip(self._parts.names, self._parts.of(parameters, norms).unbind(), strict=True):
             self._add(f"grad_norm/{name}", value, 1.0)
+
+    def task_gradients(self, norms: Mapping[str, Tensor]) -> None:
+        """Count the norms of the gradients of what tasks add to the loss, by their labels."""
+        for label, norm in norms.items():
+            self._add(f"grad_norm/task/{label}", norm, 1.0)
 
     def step(self, grad_norm: Tensor) -> None:
         """Count one step, after its batches, losses and gradients."""
