@@ -1,5 +1,5 @@
 """`python -m diptych`: the command line."""
 
-from diptych.cli.main import main
+from diptych.cli.start import main
 
 main()

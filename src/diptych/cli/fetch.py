@@ -1,8 +1,5 @@
 """`diptych data fetch`: lists of addresses into shards."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,32 +10,12 @@ from diptych.errors import UsageError
 
 if TYPE_CHECKING:
     from diptych.data.acquire.job import FetchSummary
-    from diptych.data.engines.origin import Origin
 
-_NEEDLESS = frozenset({"-h", "--help", "--workers=1", "ray", "--engine=ray"})
-"""Arguments with which there are no workers of this machine."""
 SHOWN_HOSTS = 5
 """Hosts named in the summary: those where most rows failed."""
 
 _LIST, _PICTURES, _NETWORK = "The list", "Pictures", "Network and politeness"
 _VIDEOS, _PAGES = "Videos", "Pages of video platforms (through yt-dlp)"
-
-
-def workers_ahead(arguments: Sequence[str]) -> "AbstractContextManager[Origin | None]":
-    """Return what workers of the command line will be copied from: they load while it is being read.
-
-    Args:
-        arguments: of `diptych`; None comes of all that is no fetch with several workers. What is wrong in
-            them, and that a list makes only one chunk, shows later.
-    """
-    if list(arguments[:2]) != ["data", "fetch"] or not _NEEDLESS.isdisjoint(arguments):
-        return nullcontext()
-    if ("--workers", "1") in pairwise(arguments):
-        return nullcontext()
-    from diptych.data.acquire.job import origin_of_workers
-    from diptych.data.acquire.video_options import FORMS
-
-    return origin_of_workers(video=not {"video", "--media=video", *FORMS}.isdisjoint(arguments))
 
 
 def fetch(
@@ -258,10 +235,12 @@ def fetch(
     """Fetch the pictures or videos of a list into shards. Interrupted, the same command goes on."""
     from diptych.data.acquire.job import fetch as run
     from diptych.data.acquire.options import DIRECTIVES, ListOptions, NetOptions, PictureOptions
-    from diptych.data.acquire.video_options import FORMS, PageOptions, VideoOptions, video_net
+    from diptych.data.acquire.video_options import PageOptions, VideoOptions, video_net
 
     if media not in ("", "picture", "video"):
         raise UsageError(f"--media: expected picture or video, got '{media}'")
+    from diptych.data.acquire.workers import FORMS
+
     is_video = media == "video" or (not media and form in FORMS)
     usual = video_net() if is_video else NetOptions()
     lists = ListOptions(

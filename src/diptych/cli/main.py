@@ -1,14 +1,13 @@
 """The `diptych` command: collects the command modules and turns errors into one line and an exit status."""
 
 import importlib
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 import diptych
-from diptych.cli.fetch import workers_ahead
+from diptych.cli.start import INTERRUPTED
 from diptych.errors import DiptychError, UsageError
 
 MODULES = ("demo", "data", "targets", "words", "train", "eval", "predict", "report", "convert", "config")
@@ -16,9 +15,6 @@ MODULES = ("demo", "data", "targets", "words", "train", "eval", "predict", "repo
 
 COMMAND_LINE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 """What typer raises at wrong command lines; the class itself has no public name."""
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C: 128 + SIGINT, as shells count."""
 
 
 def build_app() -> typer.Typer:
@@ -53,12 +49,16 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run one command line (without the program's name) and return its exit status."""
+def run(arguments: Sequence[str], ahead: Any = None) -> int:
+    """Run one command line and return its exit status.
+
+    Args:
+        arguments: without the program's name.
+        ahead: see `diptych.cli.start.workers_ahead`.
+    """
     try:
-        with workers_ahead(arguments) as ahead:
-            app = build_app()
-            status = app(args=list(arguments), prog_name="diptych", standalone_mode=False, obj=ahead)
+        app = build_app()
+        status = app(args=list(arguments), prog_name="diptych", standalone_mode=False, obj=ahead)
     except DiptychError as error:
         for line in str(error).splitlines():
             typer.echo(f"error: {line}", err=True)
@@ -82,8 +82,3 @@ def _usage_message(error: Any) -> str:
         return message
     where = error.ctx.command_path if error.ctx else "diptych"
     return f"error: {message.rstrip('.')} (see {where} --help)"
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    sys.exit(run(sys.argv[1:]))

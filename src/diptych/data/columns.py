@@ -142,7 +142,9 @@ def merge_parts(parts: Sequence[Path], out: Path, *, strict: bool = True) -> str
     with written_whole(out) as partial:
         with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
             for path in parts:
-                table = pq.read_table(path)
+                # `pq.read_table` loads half of pyarrow first.
+                with pq.ParquetFile(path) as part:
+                    table = part.read()
                 missing = [f for f in schema if f.name not in table.column_names]
                 for field in missing:
                     table = table.append_column(field, pa.nulls(len(table), field.type))

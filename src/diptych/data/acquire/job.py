@@ -3,26 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diptych.data.acquire.options import ListOptions, NetOptions, PictureOptions
 from diptych.data.acquire.order import FetchSummary, Order, Report
 from diptych.data.acquire.video_options import PageOptions, VideoOptions, video_net
+from diptych.data.acquire.workers import origin_of_workers
 from diptych.data.engines import make_engine
-from diptych.data.engines.origin import Origin
 from diptych.errors import UsageError
 
+if TYPE_CHECKING:
+    from diptych.data.engines.origin import Origin
+
 PICTURES_A_SHARD, VIDEOS_A_SHARD = 2000, 500
-__all__ = ["FetchSummary", "fetch", "origin_of_workers"]
-
-
-def origin_of_workers(*, video: bool = False) -> Origin:
-    """Return what workers of a fetch are copied from; begun early, it loads what they need in the meantime.
-
-    Args:
-        video: the list is about videos.
-    """
-    media = "video_fetching" if video else "pictures"
-    return Origin(("diptych.data.acquire.working", f"diptych.data.acquire.{media}"))
+__all__ = ["FetchSummary", "fetch"]
 
 
 def fetch(
@@ -43,7 +37,7 @@ def fetch(
     only: Sequence[str] = (),
     force: bool = False,
     progress: Report | None = None,
-    origin: Origin | None = None,
+    origin: "Origin | None" = None,
 ) -> FetchSummary:
     """Fetch the media of a list into shards with an index.
 

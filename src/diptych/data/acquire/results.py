@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import diptych
+from diptych.data.acquire.counting import Tally
 from diptych.data.acquire.paths import REPORT, ROW, ROWS, SUCCESS, rows_path
 from diptych.data.acquire.state import FetchFolder, Finished
 from diptych.data.columns import file_hash, member_names, merge_parts
@@ -18,11 +19,6 @@ from diptych.data.layout import FORMAT, INDEX, INFO
 from diptych.data.members import ALL
 from diptych.data.places import PLACES, write_places
 from diptych.data.shards import KeySet
-
-EXAMPLES = 5
-"""Rows named for each cause."""
-HOSTS = 100
-"""Hosts in the report, those with the most rows."""
 
 
 def failed_keys(folder: FetchFolder, before: int, only: Sequence[str] = ()) -> KeySet:
@@ -49,11 +45,11 @@ def failed_keys(folder: FetchFolder, before: int, only: Sequence[str] = ()) -> K
 def latest_rows(out: Path, passes: Sequence[Any], before: int) -> Any:
     """Yield what became of the rows, chunk by chunk of the first pass; later passes replace earlier ones."""
     end = passes[1].first if len(passes) > 1 else before
-    again = [pq.read_table(rows_path(out, number)) for number in range(end, before)]
+    again = [_read(rows_path(out, number)) for number in range(end, before)]
     later = pa.concat_tables(again) if again else ROW.empty_table()
     numbers = later.column("number").to_numpy()
     for number in range(min(end, before)):
-        table = pq.read_table(rows_path(out, number))
+        table = _read(rows_path(out, number))
         own = table.column("number").to_numpy()
         places = np.flatnonzero(np.isin(numbers, own))
         if len(places):
@@ -63,6 +59,12 @@ def latest_rows(out: Path, passes: Sequence[Any], before: int) -> Any:
             kept = table.filter(pa.array(~np.isin(own, numbers[places])))
             table = pa.concat_tables([kept, later.take(places)]).sort_by("number")
         yield table
+
+
+def _read(path: Path) -> pa.Table:
+    # `pq.read_table` loads half of pyarrow first.
+    with pq.ParquetFile(path) as file:
+        return file.read()
 
 
 def write_rows(folder: FetchFolder, chunks: int) -> None:
@@ -83,51 +85,11 @@ def write_report(out: Path, options: Mapping[str, Any], seconds: float) -> dict[
         options: to be recorded.
         seconds: that this run took.
     """
-    import duckdb
-
-    with duckdb.connect() as db:
-        db.execute("SET threads = 1")
-        path = str(out / ROWS).replace("'", "''")
-        db.execute(f"CREATE VIEW rows AS SELECT * FROM read_parquet('{path}')")
-
-        def ask(sql: str) -> list[tuple[Any, ...]]:
-            return db.execute(sql).fetchall()
-
-        (rows, good, size, half, most) = ask(
-            f"SELECT count(*), count(*) FILTER (status = '{SUCCESS}'), coalesce(sum(bytes), 0), "
-            "coalesce(quantile_cont(seconds, 0.5), 0), coalesce(quantile_cont(seconds, 0.95), 0) FROM rows"
-        )[0]
-        causes = ask(
-            f"SELECT cause, count(*) AS n FROM rows WHERE status <> '{SUCCESS}' "
-            "GROUP BY cause ORDER BY n DESC, cause"
-        )
-        examples = ask(
-            f"SELECT cause, key, detail FROM rows WHERE status <> '{SUCCESS}' "
-            f"QUALIFY row_number() OVER (PARTITION BY cause ORDER BY number) <= {EXAMPLES} ORDER BY number"
-        )
-        hosts = ask(
-            f"SELECT host, count(*) AS n, count(*) FILTER (status = '{SUCCESS}'), "
-            "quantile_cont(seconds, 0.5), quantile_cont(seconds, 0.95), "
-            f"mode(cause) FILTER (status <> '{SUCCESS}') "
-            f"FROM rows WHERE host <> '' GROUP BY host ORDER BY n DESC, host LIMIT {HOSTS}"
-        )
-    named: dict[str, list[str]] = {}
-    for cause, key, detail in examples:
-        named.setdefault(cause, []).append(f"{key}: {detail}")
-    report = {
-        "rows": rows,
-        "fetched": good,
-        "bytes": int(size),
-        "seconds": round(seconds, 3),
-        "seconds_per_row": {"p50": round(half, 4), "p95": round(most, 4)},
-        "causes": dict(causes),
-        "examples": named,
-        "hosts": [
-            {"host": h, "rows": n, "fetched": ok, "p50": round(p50, 4), "p95": round(p95, 4), "cause": cause}
-            for h, n, ok, p50, p95, cause in hosts
-        ],
-        "options": dict(options),
-    }
+    tally = Tally()
+    with pq.ParquetFile(out / ROWS) as file:
+        for group in range(file.num_row_groups):
+            tally.add(file.read_row_group(group))
+    report = {**tally.report(), "seconds": round(seconds, 3), "options": dict(options)}
     with written_whole(out / REPORT) as partial:
         partial.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return report

@@ -137,12 +137,7 @@ def _run_pass(engine: Engine, folder: FetchFolder, plan: _Plan, finished: dict[i
 
 def _load_for_the_end() -> None:
     """Load what is slow to load and needed when all is fetched, while workers load what they need."""
-    import duckdb
-    import pyarrow.compute
-    import pyarrow.dataset  # noqa: F401
-
-    # The first connection takes several times as long as others.
-    duckdb.connect().close()
+    import pyarrow.compute  # noqa: F401
 
 
 class _Counted:

@@ -11,8 +11,6 @@ from diptych.resolve import nearest
 PRECISIONS = ("exact", "keyframe")
 SOUND = ("keep", "drop")
 EXTRACT = ("platforms", "all", "none")
-FORMS = frozenset({"webvid", "internvid", "didemo"})
-"""Published lists that are about videos."""
 NET: dict[str, Any] = {
     "connections": 8,
     "per_host": 8,
