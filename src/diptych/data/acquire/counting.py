@@ -52,7 +52,8 @@ class Tally:
         numbers = [
             self._numbers.setdefault(host, len(self._numbers)) for host in found.dictionary.to_pylist()
         ]
-        return np.array(numbers, np.int32)[found.indices.to_numpy()]
+        places: NDArray[np.int32] = found.indices.to_numpy()
+        return np.array(numbers, np.int32)[places]
 
     def _note(self, cause: str, number: int, said: str) -> None:
         named = self._examples.setdefault(cause, [])
@@ -93,10 +94,9 @@ class Tally:
         for count, name in names:
             number = self._numbers[name]
             half, most = _spread(seconds[order[starts[number] : starts[number + 1]]])
-            good, cause = int(self._good[number]), worst.get(name, (0, None))[1]
-            rows.append(
-                {"host": name, "rows": -count, "fetched": good, "p50": half, "p95": most, "cause": cause}
-            )
+            good, most_often = int(self._good[number]), worst[name][1] if name in worst else None
+            facts = {"host": name, "rows": -count, "fetched": good, "p50": half, "p95": most}
+            rows.append({**facts, "cause": most_often})
         return rows
 
 
