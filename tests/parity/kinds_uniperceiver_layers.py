@@ -28,7 +28,7 @@ def check(case: Case) -> list[Comparison]:
     with torch.no_grad():
         for key, rows in (("one", one), ("two", two)):
             about = Sequences(padding, blocked, rows, prefix)
-            decisions = layer._decide(about)
+            decisions = layer.decide(about)
             lengths = about.lengths_of(x.shape[1])
             qkv = layer.qkv(x, lengths, decisions[0])
             done.append(output(f"qkv {key}", qkv, given[f"out.qkv.{key}"]))

@@ -11,12 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from diptych.config.schema import Section
+from diptych.data.text import Tokenizer
 
 
 class SystemConfig(Section):
     """Base of every system's configuration; subclasses declare `name: Literal["..."]`."""
 
     name: str
+
+    def own_tokenizer(self) -> Tokenizer | None:
+        """Return the tokenizer that comes with the system; None: `data.text.tokenizer` says which."""
+        return None
+
+    def portable(self) -> Self:
+        """Return settings that build the same model without files that its parts were taken from."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -134,6 +143,33 @@ class TargetRows:
 
 
 @dataclass(frozen=True)
+class Writing:
+    """How a model is to write texts."""
+
+    beams: int = 2
+    """Texts of each picture that are followed at a time."""
+    steps: int = 21
+    """Tokens of a text at most, the end token included."""
+    penalty: float = 0.0
+    """Scores are divided by (tokens before the end + 1) to this power; 0: not."""
+    temperature: str = "caption"
+    """Name of the temperature, where models have several."""
+    cache: Literal["keys", "inputs", "none"] = "keys"
+    """What is remembered from token to token: keys and values of attention, inputs of layers, or nothing,
+    which gives the same texts and takes longest."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """Texts about pictures, N of each, the best first."""
+
+    ids: Tensor
+    """[B, N, steps] int64; behind the end token there are only end tokens."""
+    log_probs: Tensor
+    """[B, N, steps] of each token, 0 behind the end."""
+
+
+@dataclass(frozen=True)
 class TextSpec:
     """How a system wants its text: longest sequence with special tokens, and the size of its word table."""
 
@@ -157,6 +193,12 @@ class VisionLanguageModel(nn.Module):
       targets. `target_features(rows, kind) -> [C, D]`; `compare(states [B, D], targets [C, D], temperature)
       -> logits [B, C]`; `read_text(ids, mask) -> Encoded` for texts that are inputs, where `encode_text` is
       for those that are targets. The states of inputs are `Encoded.pooled_raw` and tokens of `Fused.text`
+    - `converse`: reads and continues conversations with pictures and videos in them; methods and tokenizer
+      (`data.chat.ChatTokenizer`) are those of `systems.mllm`
+    - `generate`: writes texts about pictures. `caption_logits(visual, ids, mask, words, temperature)` for
+      training, `generate(visual, words, options) -> Written`. `words` is what models that have `likelihood`
+      compare with: `target_features` of each token of the vocabulary with the end token behind it (kind
+      `vocabulary`), row i of token i; None for others
     """
 
     capabilities: ClassVar[frozenset[str]]
@@ -208,9 +250,45 @@ class VisionLanguageModel(nn.Module):
         """
         raise AttributeError(f"{type(self).__name__} has no capability 'likelihood'")
 
+    def caption_logits(
+        self, visual: Tensor | Visual, ids: Tensor, mask: Tensor, words: Tensor | None, temperature: str
+    ) -> Tensor:
+        """Return logits of each word of texts about pictures, given the words in front of it; [M, V].
+
+        Args:
+            visual: pictures, as those of `encode_visual`.
+            ids: [B, L] texts that end with the end token, without a start token.
+            mask: [B, L] bool, True at their M words (end token included), which the rows are about in their
+                order.
+            words: [V, D] features of the vocabulary, from models that have `likelihood`.
+            temperature: name of the factor on cosines of such models.
+        """
+        raise AttributeError(f"{type(self).__name__} has no capability 'generate'")
+
+    def generate(self, visual: Tensor | Visual, words: Tensor | None, options: Writing) -> Written:
+        """Write texts about pictures in eval mode, without gradients; `words` as in `caption_logits`."""
+        raise AttributeError(f"{type(self).__name__} has no capability 'generate'")
+
     def fsdp_units(self) -> list[nn.Module]:
         """Return the blocks that sharded training wraps one by one."""
         return []
+
+    def depths(self) -> dict[str, int]:
+        """Return how deep each parameter lies, for rates that fall with depth (`optim.layer_decay`).
+
+        0: in front of the blocks, i + 1: in block i; parameters behind the blocks have no entry. Here blocks
+        are `fsdp_units` in their order, and what the model registers before the first is in front of them.
+        """
+        prefixes = {module: f"{name}." for name, module in self.named_modules()}
+        blocks = [prefixes[unit] for unit in self.fsdp_units() if unit in prefixes]
+        found: dict[str, int] = {}
+        met = False
+        for name, _ in self.named_parameters():
+            depth = next((i + 1 for i, block in enumerate(blocks) if name.startswith(block)), 0)
+            met = met or depth > 0
+            if depth or (blocks and not met):
+                found[name] = depth
+        return found
 
     def undecayed(self) -> set[str]:
         """Return parameters without weight decay, beyond the engine's rule (biases and norm weights)."""

@@ -107,11 +107,11 @@ class Layer(nn.Module):
             about: masks and attributes; those of keys are for the history first.
             history: [B, H, D] states that went into this layer before, which are read too (decoding).
         """
-        first, second = self._decide(about)
+        first, second = self.decide(about)
         x = x + self._drop(self._attend(x, about, history, first), about) * self.scale1
         lengths = about.lengths_of(x.shape[1])
-        y = F.gelu(_apply(self.fc1, self.norm2(x), lengths, second))
-        out: Tensor = x + self._drop(_apply(self.fc2, y, lengths, second), about) * self.scale2
+        y = F.gelu(mapped(self.fc1, self.norm2(x), lengths, second))
+        out: Tensor = x + self._drop(mapped(self.fc2, y, lengths, second), about) * self.scale2
         return out
 
     def _drop(self, branch: Tensor, about: Sequences) -> Tensor:
@@ -124,7 +124,7 @@ class Layer(nn.Module):
         each = lengths.repeat_interleave(counts).to(branch.device)
         return branch * kept.repeat_interleave(each, output_size=branch.shape[1])[None, :, None]
 
-    def _decide(self, about: Sequences) -> tuple[Decision | None, Decision | None]:
+    def decide(self, about: Sequences) -> tuple[Decision | None, Decision | None]:
         """Return the decisions for attention and for the feed-forward network.
 
         The second map of each takes the decision of the first; its own gate is there, and not asked.
@@ -143,23 +143,23 @@ class Layer(nn.Module):
         lengths = about.lengths_of(L)
         prompt = self.target_prompt if about.is_target and self.target_prompt is not None else self.prompt
         if about.groups:
-            qkv = _apply(self.qkv, y, lengths, decision)
-            return _apply(self.out, self._attend_groups(qkv, about.groups), lengths, decision)
+            qkv = mapped(self.qkv, y, lengths, decision)
+            return mapped(self.out, self._attend_groups(qkv, about.groups), lengths, decision)
         if history is None and prompt is None:
-            q, k, v = _apply(self.qkv, y, lengths, decision).chunk(3, -1)
+            q, k, v = mapped(self.qkv, y, lengths, decision).chunk(3, -1)
         else:
             read = y if history is None else torch.cat([self.norm1(history), y], 1)
             before = 0
             if prompt is not None:
                 before = len(prompt)
                 read = torch.cat([self.norm1(prompt).expand(B, -1, -1), read], 1)
-            q = _apply(self.qkv, y, lengths, decision, slice(None, D))
+            q = mapped(self.qkv, y, lengths, decision, slice(None, D))
             keys = about.lengths_of(read.shape[1], before)
-            k, v = _apply(self.qkv, read, keys, decision, slice(D, None)).chunk(2, -1)
+            k, v = mapped(self.qkv, read, keys, decision, slice(D, None)).chunk(2, -1)
         q, k, v = (t.view(B, -1, self.heads, D // self.heads).transpose(1, 2) for t in (q, k, v))
         mask = about.readable(L, k.shape[2])
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return _apply(self.out, out.transpose(1, 2).reshape(B, L, D), lengths, decision)
+        return mapped(self.out, out.transpose(1, 2).reshape(B, L, D), lengths, decision)
 
     def _attend_groups(self, qkv: Tensor, groups: tuple[tuple[int, int], ...]) -> Tensor:
         """Let sequences of equal length read themselves, group by group: [1, L, 3 D] -> [1, L, D]."""
@@ -174,7 +174,7 @@ class Layer(nn.Module):
         return torch.cat(made)[None]
 
 
-def _apply(
+def mapped(
     module: nn.Module, x: Tensor, lengths: Sequence[int], decision: Decision | None, part: slice = slice(None)
 ) -> Tensor:
     """Map [B, L, inputs] by a linear map of either kind, or by some of its outputs."""

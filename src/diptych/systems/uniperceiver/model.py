@@ -20,9 +20,12 @@ from diptych.systems.protocol import (
     TextSpec,
     VisionLanguageModel,
     Visual,
+    Writing,
+    Written,
     tokens_of,
 )
 from diptych.systems.uniperceiver.attributes import INPUTS, TARGETS, attributes
+from diptych.systems.uniperceiver.captions import caption_states, write
 from diptych.systems.uniperceiver.config import UniPerceiverConfig
 from diptych.systems.uniperceiver.embed import PatchEmbedding, WordEmbedding, fit_tables
 from diptych.systems.uniperceiver.layers import PLAIN, Layer, Sequences
@@ -86,7 +89,7 @@ class UniPerceiverModel(VisionLanguageModel):
     """Reads pictures, clips and texts, each alone or together, behind one start token."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset(
-        {"embed_visual", "encode_visual", "encode_text", "fuse", "likelihood"}
+        {"embed_visual", "encode_visual", "encode_text", "fuse", "generate", "likelihood"}
     )
     aligned: ClassVar[bool] = True
 
@@ -231,6 +234,22 @@ class UniPerceiverModel(VisionLanguageModel):
         return Fused(
             states[:, 1 : 1 + P], states[:, 1 + P :], states[:, 0], full[:, 1 : 1 + P], full[:, 1 + P :]
         )
+
+    def caption_logits(
+        self, visual: Tensor | Visual, ids: Tensor, mask: Tensor, words: Tensor | None, temperature: str
+    ) -> Tensor:
+        """Return logits [M, V] of the words of captions; `words` are features of the vocabulary."""
+        assert words is not None
+        states = caption_states(
+            self, self._patches(visual), ids, mask, self.segments(INPUTS["image_caption"])
+        )
+        logits: Tensor = self.likelihood(self.likelihood.features(states), words, temperature)
+        return logits
+
+    def generate(self, visual: Tensor | Visual, words: Tensor | None, options: Writing) -> Written:
+        """Write captions by beam search; `words` are features of the vocabulary."""
+        assert words is not None
+        return write(self, self._patches(visual), words, options, self.segments(INPUTS["image_caption"]))
 
     def fsdp_units(self) -> list[nn.Module]:
         """Return the layers."""
