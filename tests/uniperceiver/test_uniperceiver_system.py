@@ -140,5 +140,5 @@ def test_trained_tokenizer_without_a_start() -> None:
 
 def test_a_slot_without_an_end_is_refused() -> None:
     raw = Tokenizer.train(["a b"] * 3, 60, "uniperceiver").to_json().replace("<|endoftext|>", "<|stop|>")
-    with pytest.raises(DataError, match="no <.endoftext.>"):
+    with pytest.raises(DataError, match=r"no <.endoftext.>"):
         Tokenizer.from_bytes(raw.encode(), "mine.json")

@@ -114,7 +114,7 @@ def accuracy_table(metrics: Mapping[str, Any]) -> "Table":
     from rich import box
     from rich.table import Table
 
-    what = "questions" if "questions" in metrics else "statements"
+    what = next(name for name in ("questions", "statements", "pictures") if name in metrics)
     of = f"{metrics['dataset']} · {metrics['split']}"
     title = f"{of}: {metrics[what]} {what}, {metrics['scored']} with an answer"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
@@ -127,7 +127,7 @@ def accuracy_table(metrics: Mapping[str, Any]) -> "Table":
         table.add_row(f"  {kind}", f"{100 * found['accuracy']:.2f}", str(found["count"]))
     beside = {
         "most frequent answer": metrics["chance"]["most_frequent"],
-        "most frequent answer of each kind": metrics["chance"]["most_frequent_by_kind"],
+        "most frequent answer of each kind": metrics["chance"].get("most_frequent_by_kind"),
         "reachable with this list of answers": metrics.get("reachable"),
     }
     for label, value in beside.items():

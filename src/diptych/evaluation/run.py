@@ -143,6 +143,7 @@ def open_data(config: RunConfig, task: Task, world: World = ALONE) -> EvalData:
             size=len(rows),
             batches=lambda: _batches(rows, config, task, part=world.size > 1),
             max_tokens=config.data.text.max_tokens,
+            frames=config.data.video.frames,
             **more,
         )
 

@@ -7,11 +7,16 @@ from torch import Tensor
 
 def smoothed_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0, ignored: int = -1) -> Tensor:
     """Return the mean over the labelled rows of logits [B, C] of (1 - s) nll + s (mean of -log p)."""
-    logs = logits.float().log_softmax(-1)
     asked = labels != ignored
-    right = -logs.gather(1, labels.clamp(min=0)[:, None])[:, 0]
-    both = (1 - smoothing) * right - smoothing * logs.mean(-1)
+    both = labelled_loss(logits, labels, smoothing)
     return both.masked_fill(~asked, 0.0).sum() / asked.sum().clamp(min=1)
+
+
+def labelled_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return (1 - s) nll + s (mean of -log p) of each row of logits [B, C]; labels below 0 count as 0. [B]"""
+    logs = logits.float().log_softmax(-1)
+    right = -logs.gather(1, labels.clamp(min=0)[:, None])[:, 0]
+    return (1 - smoothing) * right - smoothing * logs.mean(-1)
 
 
 def soft_loss(logits: Tensor, targets: Tensor) -> Tensor:

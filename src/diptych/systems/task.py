@@ -80,6 +80,8 @@ class EvalData:
     """Tokens that texts are cut to, as in training; 0: the model's limit."""
     world: World = ALONE
     """The ranks that evaluate together. All return the same; rank 0's is written."""
+    frames: int = 0
+    """Frames of a clip; a row may have those of several clips of its video behind each other (`views`)."""
     part: "EvalData | None" = None
     """With several ranks this rank's part: the parts of all ranks, in their order, are the split."""
 

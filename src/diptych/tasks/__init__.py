@@ -1,6 +1,7 @@
 """Tasks: downstream ones here, pre-training tasks with their system. To add one: its file, one line here."""
 
 TASKS: dict[str, str] = {
+    "classification": "diptych.tasks.classification:ClassificationTask",
     "eve_pretrain": "diptych.systems.eve.pretrain:EvePretrainTask",
     "multi": "diptych.tasks.multi:MultiTask",
     "multiple_choice": "diptych.tasks.multiple_choice:MultipleChoiceTask",

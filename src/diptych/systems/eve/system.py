@@ -22,6 +22,7 @@ class EveSystem:
     config_class: type[SystemConfig] = EveConfig
     supports = frozenset(
         {
+            "classification",
             "eve_pretrain",
             "multiple_choice",
             "nlvr",

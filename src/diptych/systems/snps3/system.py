@@ -19,6 +19,7 @@ class SnpS3System:
     config_class: type[SystemConfig] = SnpS3Config
     supports = frozenset(
         {
+            "classification",
             "multiple_choice",
             "nlvr",
             "retrieval",

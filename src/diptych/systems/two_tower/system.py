@@ -16,7 +16,7 @@ class TwoTowerSystem:
 
     name = "two_tower"
     config_class: type[SystemConfig] = TwoTowerConfig
-    supports = frozenset({"multiple_choice", "retrieval", "retrieval_levels"})
+    supports = frozenset({"classification", "multiple_choice", "retrieval", "retrieval_levels"})
 
     def build(self, config: SystemConfig) -> VisionLanguageModel:
         """Build the model with fresh weights (drawn from torch's global generator)."""

@@ -18,6 +18,7 @@ class UniPerceiverSystem:
     config_class: type[SystemConfig] = UniPerceiverConfig
     supports = frozenset(
         {
+            "classification",
             "multiple_choice",
             "nlvr",
             "retrieval",
