@@ -18,7 +18,7 @@ from diptych.tasks import TASKS
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-Rule = Literal["adamw", "adamw_published", "sgd"]
+Rule = Literal["adamw", "adamw_published", "lamb", "sgd"]
 Decay = Literal["ours", "published", "all"]
 
 
@@ -62,7 +62,8 @@ class OptimConfig(Section):
     name: Rule = Field(
         "adamw",
         description="`adamw`: torch's; `adamw_published`: the rule that published EVE and SOHO weights were "
-        "trained with (eps before the bias correction, decay after the update); `sgd`: with momentum.",
+        "trained with (eps before the bias correction, decay after the update); `lamb`: updates as long as "
+        "the weights that they change, times the rate; `sgd`: with momentum.",
     )
     lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
     weight_decay: float = Field(
@@ -79,6 +80,14 @@ class OptimConfig(Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of `sgd`.")
     lr_mult: float = Field(
         1.0, gt=0, description="Factor on the learning rate of parameters that `init_from` did not fill."
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Factor on the learning rate from one block of the model to the one before it: heads and "
+        "what is behind the blocks have the whole rate, the last block this much of it, the one before it "
+        "the square, and so on down to the embeddings. 1: all have the same rate.",
     )
     groups: dict[str, OptimGroup] = Field(
         default_factory=dict,

@@ -1,5 +1,6 @@
 """Parameter groups, the optimizer, the average of the weights."""
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
@@ -13,6 +14,7 @@ from diptych.errors import ConfigError
 from diptych.systems.task import Task
 from diptych.train.adamw import AdamWPublished, local_part
 from diptych.train.config import OptimConfig, OptimGroup
+from diptych.train.lamb import Lamb
 from diptych.train.norms import tensor_norms
 
 PUBLISHED_UNDECAYED = ("bias", "LayerNorm.weight", "norm.weight", "norm1.weight", "norm2.weight")
@@ -76,8 +78,10 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return up to four groups for each way of training: {decayed, not} x {normal rate, times `lr_mult`}.
 
-    There is one way, `optim`, and one for each of `optim.groups`. Parameters that are cut over ranks
-    (`DTensor`) are in groups apart: kernels take one kind at a time.
+    With `optim.layer_decay` there are as many for each block of the model. There is one way, `optim`, and one
+    for each of `optim.groups`. Parameters that are cut over ranks (`DTensor`) are in groups apart: kernels
+    take one kind at a time.
+
     With `optim.decay` = `ours` not decayed are parameters with fewer than two dimensions, those whose name
     ends in `bias` (experts hold theirs stacked), and those that the system names in `undecayed`. With
     `published` they are those whose published name holds one of `PUBLISHED_UNDECAYED`.
@@ -104,26 +108,39 @@ def parameter_groups(
         return parameter.ndim >= 2 and not name.endswith("bias") and name not in undecayed
 
     ways = [_Way.of(config, group) for group in (None, *config.groups.values())]
-    groups: dict[tuple[_Way, bool, bool, bool], dict[str, Any]] = {}
-    for way in ways:
-        for spread in (False, True):
-            for is_fresh in (False, True):
-                for decayed in (True, False):
-                    scale = 1.0 if way.lr == config.lr else way.lr / config.lr
-                    groups[way, decayed, is_fresh, spread] = {
-                        "params": [],
-                        "names": [],
-                        "rule": way.name,
-                        "weight_decay": way.weight_decay if decayed else 0.0,
-                        "lr_scale": scale * (config.lr_mult if is_fresh else 1.0),
-                    } | _of_the_rule(way)
+    depths, behind = depths_of(task) if config.layer_decay < 1 else ({}, 0)
+    groups: dict[tuple[_Way, bool, bool, bool, int], dict[str, Any]] = {}
+    kinds = itertools.product(ways, (False, True), (False, True), (True, False), range(behind + 1))
+    for way, spread, is_fresh, decayed, above in kinds:
+        scale = 1.0 if way.lr == config.lr else way.lr / config.lr
+        groups[way, decayed, is_fresh, spread, above] = {
+            "params": [],
+            "names": [],
+            "rule": way.name,
+            "weight_decay": way.weight_decay if decayed else 0.0,
+            "lr_scale": scale * (config.lr_mult if is_fresh else 1.0) * config.layer_decay**above,
+        } | _of_the_rule(way)
     for name, parameter in task.named_parameters():
         if parameter.requires_grad:
             way = _Way.of(config, group_of(config, name))
-            group = groups[way, decays(way, name, parameter), name in fresh, isinstance(parameter, DTensor)]
+            above = behind - depths.get(name, behind)
+            spread = isinstance(parameter, DTensor)
+            group = groups[way, decays(way, name, parameter), name in fresh, spread, above]
             group["params"].append(parameter)
             group["names"].append(name)
     return [group for group in groups.values() if group["params"]]
+
+
+def depths_of(task: Task) -> tuple[dict[str, int], int]:
+    """Return how deep in the model each parameter lies, and the depth of what is behind all blocks.
+
+    0 is what the model registers before its blocks (embeddings), i + 1 is block i; what comes after the
+    blocks, and the heads of tasks, have no entry. A model with blocks in several towers counts them in the
+    order in which `fsdp_units` names them, unless it says otherwise (`VisionLanguageModel.depths`).
+    """
+    own = task.model.depths()
+    found = {f"model.{name}": depth for name, depth in own.items()}
+    return found, max(own.values(), default=0) + 1
 
 
 def _of_the_rule(way: _Way) -> dict[str, Any]:
@@ -158,7 +175,7 @@ def build_optimizer(
 
     `adamw` is torch's fused AdamW. `adamw_published` adds eps before the bias correction and decays after
     the update; the difference is of the order lr * weight_decay * update and below what a change of seed
-    does. `sgd` adds the decay to the gradient, then the gradient to its momentum.
+    does. `lamb` see `Lamb`. `sgd` adds the decay to the gradient, then the gradient to its momentum.
     """
     by_rule: dict[str, list[dict[str, Any]]] = {}
     for group in parameter_groups(task, config, fresh, published):
@@ -169,6 +186,8 @@ def build_optimizer(
             parts.append(torch.optim.SGD(groups, lr=config.lr, fused=True))
         elif rule == "adamw_published":
             parts.append(AdamWPublished(groups, lr=config.lr))
+        elif rule == "lamb":
+            parts.append(Lamb(groups, lr=config.lr))
         else:
             parts.append(torch.optim.AdamW(groups, lr=config.lr, fused=True))
     return parts[0] if len(parts) == 1 else Optimizers(parts)
@@ -202,7 +221,7 @@ def make_slots(optimizer: torch.optim.Optimizer) -> None:
                 optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(like)}
                 continue
             dtype, device = like.dtype, like.device
-            if group["rule"] == "adamw_published":
+            if group["rule"] in ("adamw_published", "lamb"):
                 dtype, device = torch.float32, torch.device("cpu")
             zeros = {slot: torch.zeros_like(like, dtype=dtype) for slot in ("exp_avg", "exp_avg_sq")}
             optimizer.state[parameter] = {"step": torch.zeros((), device=device), **zeros}
