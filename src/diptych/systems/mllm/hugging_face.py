@@ -28,6 +28,15 @@ def peft() -> ModuleType:
     return _imported("peft")
 
 
+def timm() -> ModuleType:
+    """Return the library `timm`.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    return _imported("timm")
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep progress bars and notes of transformers from the terminal."""
@@ -52,5 +61,6 @@ def _imported(name: str) -> ModuleType:
             return importlib.import_module(name)
     except ImportError as error:
         raise UsageError(
-            f"system mllm needs the library {name} ({error}); install them with pip install 'diptych[mllm]'"
+            f"system mllm needs the library {name} ({error}); install it with pip install 'diptych[mllm]' "
+            f"(timm is not among these: pip install timm)"
         ) from error
