@@ -6,6 +6,7 @@ TASKS: dict[str, str] = {
     "multi": "diptych.tasks.multi:MultiTask",
     "multiple_choice": "diptych.tasks.multiple_choice:MultipleChoiceTask",
     "nlvr": "diptych.tasks.nlvr:NlvrTask",
+    "qformer_align": "diptych.tasks.qformer_align:QFormerAlignTask",
     "retrieval": "diptych.tasks.retrieval:RetrievalTask",
     "retrieval_levels": "diptych.tasks.retrieval_levels:RetrievalLevelsTask",
     "retrieval_matching": "diptych.tasks.retrieval_matching:RetrievalMatchingTask",

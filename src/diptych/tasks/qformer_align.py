@@ -26,7 +26,7 @@ from diptych.objectives.matching import (
 from diptych.objectives.mlm import MaskedTextHead
 from diptych.objectives.queries import caption_loss, query_contrast, query_similarity
 from diptych.systems.protocol import Encoded, Fused, VisionLanguageModel
-from diptych.systems.qformer.model import QFormerModel, Queried
+from diptych.systems.qformer.model import EPS, QFormerModel, Queried
 from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, TaskConfig
 from diptych.tasks.fused import visible_text
 from diptych.tasks.qformer_align_config import QFormerAlignConfig
@@ -56,6 +56,7 @@ class QFormerAlignTask(RankingTask):
         self.caption = None
         if config.caption_weight:
             self.caption = MaskedTextHead(model.width, model.config.qformer.vocab_size)
+            self.caption.norm.eps = EPS
 
     @classmethod
     def needs(cls, config: TaskConfig) -> frozenset[str]:

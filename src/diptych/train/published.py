@@ -19,6 +19,7 @@ from diptych.train.undrawn import Undrawn
 
 CONVERTERS: dict[str, str] = {
     "eve": "diptych.systems.eve.published:CONVERTER",
+    "qformer": "diptych.systems.qformer.published:CONVERTER",
     "snps3": "diptych.systems.snps3.published:CONVERTER",
     "soho": "diptych.systems.soho.published:CONVERTER",
 }

@@ -18,7 +18,9 @@ class QFormerSystem:
 
     name = "qformer"
     config_class: type[SystemConfig] = QFormerSystemConfig
-    supports = frozenset({"multiple_choice", "nlvr", "qformer_align", "retrieval_matching", "vqa"})
+    supports = frozenset(
+        {"multiple_choice", "nlvr", "qformer_align", "retrieval_levels", "retrieval_matching", "vqa"}
+    )
 
     def build(self, config: SystemConfig) -> VisionLanguageModel:
         """Build the model with fresh weights (drawn from torch's global generator)."""
