@@ -15,6 +15,15 @@ class Heads(StrEnum):
     none = "none"
 
 
+class VisualType(StrEnum):
+    """What becomes of the type row of Uni-Perceiver's patches."""
+
+    auto = "auto"
+    merge = "merge"
+    use = "use"
+    drop = "drop"
+
+
 class Routing(StrEnum):
     """How the experts of a converted model are chosen."""
 
@@ -29,7 +38,9 @@ def register(app: typer.Typer) -> None:
     def convert(
         system: Annotated[
             str,
-            typer.Argument(metavar="SYSTEM", help="A system with published checkpoints: eve, snps3, soho."),
+            typer.Argument(
+                metavar="SYSTEM", help="A system with published checkpoints: eve, snps3, soho, uniperceiver."
+            ),
         ],
         checkpoint: Annotated[
             Path,
@@ -56,6 +67,13 @@ def register(app: typer.Typer) -> None:
         routing: Annotated[
             Routing, typer.Option(help="published: experts drop tokens beyond their capacity.")
         ] = Routing.published,
+        visual_type: Annotated[
+            VisualType,
+            typer.Option(
+                help="uniperceiver: the type row of patches goes into their bias (merge), is added by the "
+                "model (use), or is left out (drop); auto merges it for former dense checkpoints."
+            ),
+        ] = VisualType.auto,
         tokenizer: Annotated[
             Path | None, typer.Option(help="tokenizer.json to put beside the weights.")
         ] = None,
@@ -107,7 +125,9 @@ def register(app: typer.Typer) -> None:
         elif to_published:
             ignored = publish_to(system, checkpoint, out)
         else:
-            options = ImportOptions(heads.value, image_size, attention_heads, routing.value)
+            options = ImportOptions(
+                heads.value, image_size, attention_heads, routing.value, visual_type.value
+            )
             assets = None if answers is None else {ASSET: read_answers(answers, "--answers")}
             ignored = import_to(system, checkpoint, out, tokenizer, options, assets)
         if ignored:

@@ -22,11 +22,13 @@ CONVERTERS: dict[str, str] = {
     "qformer": "diptych.systems.qformer.published:CONVERTER",
     "snps3": "diptych.systems.snps3.published:CONVERTER",
     "soho": "diptych.systems.soho.published:CONVERTER",
+    "uniperceiver": "diptych.systems.uniperceiver.published:CONVERTER",
 }
 """Systems with published checkpoints -> "module:object" of a `Converter`, imported on first use."""
 
 Heads = Literal["best", "own", "none"]
 Routing = Literal["published", "dropless"]
+VisualType = Literal["auto", "merge", "use", "drop"]
 
 
 class Converter(Protocol):
@@ -81,6 +83,8 @@ class ImportOptions:
     """None: one per 64 of width."""
     routing: Routing = "published"
     """published: experts drop tokens beyond their capacity. dropless: Diptych's default."""
+    visual_type: VisualType = "auto"
+    """Of Uni-Perceiver: what becomes of the type row of patches; see its `checkpoint.VisualType`."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,19 @@ def read_published(system: str, checkpoint: Path, options: ImportOptions) -> Imp
         UsageError: no system of that name with published checkpoints.
         CheckpointError: not readable, not that system's, or tensors that do not fit together.
     """
-    return ImportedModel(*converter_of(system).read(checkpoint, **asdict(options)))
+    converter, given = converter_of(system), asdict(options)
+    visual_type = given.pop("visual_type")
+    if getattr(converter, "visual_types", False):
+        given["visual_type"] = visual_type
+    elif visual_type != "auto":
+        raise UsageError(f"visual type = {visual_type}: {system} has no type row of patches")
+    return ImportedModel(*converter.read(checkpoint, **given))
+
+
+def _packaged(system: str, tokenizer: Path | None) -> Path | None:
+    """Return the tokenizer that is given, else the packaged one of a system that has one."""
+    own = getattr(converter_of(system), "tokenizer", None)
+    return Path(own) if tokenizer is None and own else tokenizer
 
 
 def load_published(
@@ -124,6 +140,7 @@ def load_published(
         UsageError: no tokenizer is given.
         CheckpointError: as `read_published`; or the checkpoint has no complete set of heads.
     """
+    tokenizer = _packaged(system, tokenizer)
     if tokenizer is None:
         raise UsageError(
             f"{checkpoint}: a published checkpoint holds no tokenizer; give tokenizer= a tokenizer.json"
@@ -164,6 +181,7 @@ def import_to(
         DataError: the tokenizer cannot be read.
     """
     found = read_published(system, checkpoint, options)
+    tokenizer = _packaged(system, tokenizer)
     words = Tokenizer.from_file(tokenizer) if tokenizer is not None else None
     write_export(out, found.state, words, found.settings, assets=assets)
     return found.ignored
