@@ -21,6 +21,8 @@ from diptych.errors import DataError
 
 PICTURE = "<|picture|>"
 """The token that stands where a token of a picture or a video will be. Its own embedding is never used."""
+START, END = "<|im_start|>", "<|im_end|>"
+"""Marks of turns of the template `chatml`."""
 SETTINGS, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 """Files beside tokenizer.json, as transformers writes them."""
 
@@ -107,6 +109,15 @@ class ChatTokenizer(Tokenizer):
         return cls(raw, settings, str(folder))
 
     @classmethod
+    def around(cls, tokenizer: Tokenizer, template: str = "chatml") -> Self:
+        """Make a chat tokenizer of one without a template; the marks of turns become tokens of it."""
+        raw = RawTokenizer.from_str(tokenizer.to_json())
+        raw.add_special_tokens([START, END])
+        names = {"bos_token": tokenizer.cls_id, "pad_token": tokenizer.pad_id, "unk_token": tokenizer.unk_id}
+        settings = {role: raw.id_to_token(i) for role, i in names.items()}
+        return cls(raw, {**settings, "eos_token": END, "chat_template": template})
+
+    @classmethod
     def is_in(cls, folder: Path) -> bool:
         """Tell whether a folder holds the tokenizer of a chat model."""
         return (folder / FILE_NAME).exists() and (folder / SETTINGS).exists()
@@ -143,11 +154,16 @@ class ChatTokenizer(Tokenizer):
         return self._rendered(messages, answer=answer)
 
     def _rendered(self, messages: Sequence[Mapping[str, str]], *, answer: bool) -> str:
-        names = {f"{role}_token": self._raw.id_to_token(i) for role, i in (("bos", self.cls_id), ("eos", self.eos_id))}
+        names = {
+            f"{role}_token": self._raw.id_to_token(i)
+            for role, i in (("bos", self.cls_id), ("eos", self.eos_id))
+        }
         try:
             return self._template.render(messages=messages, add_generation_prompt=answer, **names)
         except (jinja2.TemplateError, TypeError) as error:
-            raise DataError(f"{self._origin}: the chat template refuses the conversation ({error})") from error
+            raise DataError(
+                f"{self._origin}: the chat template refuses the conversation ({error})"
+            ) from error
 
     def encode_chat(
         self, conversation: Conversation, counts: Sequence[int], *, answer: bool = False

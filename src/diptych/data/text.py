@@ -94,6 +94,10 @@ class Tokenizer:
             return cls.uniperceiver()
         file = Path(path)
         file = file / FILE_NAME if file.is_dir() else file
+        if cls is Tokenizer and file.with_name("chat_template.jinja").exists():
+            from diptych.data.chat import ChatTokenizer
+
+            return ChatTokenizer.from_folder(file.parent)  # type: ignore[return-value]
         try:
             if file.suffix == ".txt":
                 return cls.from_vocabulary(file.read_text(encoding="utf-8").splitlines(), str(file))

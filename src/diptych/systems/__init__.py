@@ -2,6 +2,7 @@
 
 SYSTEMS: dict[str, str] = {
     "eve": "diptych.systems.eve.system:SYSTEM",
+    "mllm": "diptych.systems.mllm.system:SYSTEM",
     "qformer": "diptych.systems.qformer.system:SYSTEM",
     "snps3": "diptych.systems.snps3.system:SYSTEM",
     "soho": "diptych.systems.soho.system:SYSTEM",

@@ -1,8 +1,10 @@
 """Tasks: downstream ones here, pre-training tasks with their system. To add one: its file, one line here."""
 
 TASKS: dict[str, str] = {
+    "captioning": "diptych.tasks.captioning:CaptioningTask",
     "classification": "diptych.tasks.classification:ClassificationTask",
     "eve_pretrain": "diptych.systems.eve.pretrain:EvePretrainTask",
+    "instruct": "diptych.tasks.instruct:InstructTask",
     "multi": "diptych.tasks.multi:MultiTask",
     "multiple_choice": "diptych.tasks.multiple_choice:MultipleChoiceTask",
     "nlvr": "diptych.tasks.nlvr:NlvrTask",

@@ -51,6 +51,11 @@ def check_config(config: RunConfig) -> None:
             f"task.name = {config.task.name} needs {', '.join(sorted(lacking))}, which system.name = "
             f"{config.system.name} does not offer (it offers: {', '.join(sorted(model.capabilities))})"
         )
+    if config.train.export == "changes" and not config.init_from.path:
+        raise ConfigError(
+            "train.export = changes: there is nothing to differ from; set init_from.path, or "
+            "train.export=whole"
+        )
     _check_parallel(config, model)
     _check_examples(config)
     published_names(config, ())
@@ -159,6 +164,9 @@ def make_tokenizer(
         DataError: the file is missing or no tokenizer; or there are no captions to train one on.
     """
     text = config.data.text
+    own = config.system.own_tokenizer() if text.tokenizer == "auto" else None
+    if own is not None:
+        return own, f"tokenizer: {own.vocab_size} tokens, that of system.name = {config.system.name}"
     if text.tokenizer != "auto":
         return Tokenizer.from_file(text.tokenizer), f"tokenizer: {text.tokenizer}"
     if init is not None and init.tokenizer is not None:
@@ -284,7 +292,7 @@ def _check_examples(config: RunConfig) -> None:
         for entry in (of_label[label] for label in labels):
             needed = look_up(TASKS, entry.name, "task").examples
             found = source.examples or config.data.examples
-            if EVALUATED_AS.get(found, found) != needed:
+            if needed not in ("any", EVALUATED_AS.get(found, found)):
                 key = f"data.sources.{name}.examples" if config.data.sources else "data.examples"
                 raise ConfigError(
                     f"{key} = {found}, but task {entry.name} is about {needed}; set {key}={needed}"

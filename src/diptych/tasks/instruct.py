@@ -1,0 +1,186 @@
+"""Instruction tuning: what an assistant says in conversations about pictures is learned, token by token.
+
+For systems that converse (`mllm`). Conversations come from the data (`conversations`), or are made of
+questions, captions and choices. Legend: B samples, T tokens of pictures, R rows, L tokens of a row, V words.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from diptych.data.batch import Batch
+from diptych.data.chat import ChatTokenizer, Encoded
+from diptych.data.conversations import Conversation, Wording
+from diptych.data.text import Tokenizer
+from diptych.errors import ConfigError, DataError
+from diptych.systems.mllm.generation import GenerationConfig, generate
+from diptych.systems.mllm.model import MllmModel
+from diptych.systems.mllm.rows import cut, lay_out, move
+from diptych.systems.protocol import VisionLanguageModel
+from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, Task, TaskConfig
+from diptych.tasks.instruct_data import FACTS, conversations_of, pictures_of
+from diptych.tasks.instruct_results import evaluate_instruct
+
+Blind = Literal["none", "image"]
+
+
+class WordingConfig(TaskConfig):
+    """Settings shared by tasks that put rows of datasets into conversations."""
+
+    system_text: str = Field("", description="What the system says first; empty: nothing.")
+    short: str = Field("", description="Words behind questions that have one short answer.")
+    caption: str = Field("Describe the picture.", description="What is asked where captions are answers.")
+    choice: str = Field("Answer with the letter.", description="Words behind the options of a choice.")
+
+    @property
+    def wording(self) -> Wording:
+        """The texts."""
+        return Wording(self.system_text, self.short, self.caption, self.choice)
+
+
+class InstructConfig(WordingConfig):
+    """Settings of instruction tuning."""
+
+    name: Literal["instruct"] = "instruct"
+    turns: int = Field(
+        1,
+        ge=0,
+        description="Rows of samples with several questions: so many of them, drawn anew each time, are one "
+        "conversation; 0: all.",
+    )
+    max_tokens: int = Field(
+        1024, ge=8, description="Conversations are cut to so many tokens, those of pictures included."
+    )
+    pack: bool = Field(
+        False,
+        description="Put several conversations into a row of `max_tokens`; none sees another, positions start "
+        "anew.",
+    )
+    blind: Blind = Field("none", description="Control: `image` takes the pictures out of the conversations.")
+    answer: GenerationConfig = Field(
+        GenerationConfig(max_new_tokens=16), description="How answers are generated in evaluations."
+    )
+
+
+class InstructTask(Task):
+    """Next-token prediction of the assistant's turns; evaluation by generated answers."""
+
+    name: ClassVar[str] = "instruct"
+    config_class: ClassVar[type[TaskConfig]] = InstructConfig
+    batch_fields: ClassVar[frozenset[str]] = frozenset()
+    examples: ClassVar[str] = "any"
+    facts: ClassVar[tuple[str, ...]] = FACTS
+    config: InstructConfig
+    model: VisionLanguageModel
+    tokenizer: ChatTokenizer
+
+    def __init__(self, model: VisionLanguageModel, config: InstructConfig, tokenizer: Tokenizer) -> None:
+        """Take a model that converses; a tokenizer without a chat template gets one.
+
+        Raises:
+            ConfigError: the tokenizer has more tokens than the model's table of words.
+        """
+        chat = tokenizer if isinstance(tokenizer, ChatTokenizer) else ChatTokenizer.around(tokenizer)
+        if chat.vocab_size > model.text_spec.vocab_size:
+            raise ConfigError(
+                f"the chat tokenizer has {chat.vocab_size} tokens, but system.language has room for "
+                f"{model.text_spec.vocab_size}; raise system.language.settings.vocab_size"
+            )
+        super().__init__(model, config, chat)
+
+    @classmethod
+    def needs(cls, config: TaskConfig) -> frozenset[str]:
+        """Return `converse`."""
+        return frozenset({"converse"})
+
+    @property
+    def network(self) -> MllmModel:
+        """The model, as what it is."""
+        return cast(MllmModel, self.model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def compute_loss(self, batch: Batch, context: StepContext) -> Loss:
+        """Return the mean over all learned tokens of the (global) batch; part `next_token`."""
+        chats = conversations_of(batch, self.config.wording, self.config.turns, context.draws)
+        loss, right, count = self.predict(batch, chats)
+        world = context.world
+        part = world.mean(loss, count)
+        metrics = {"token_accuracy": world.mean(right.float(), count)}
+        return Loss(part, {"next_token": part}, metrics)
+
+    def predict(self, batch: Batch, chats: Sequence[Conversation]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the sum of the losses of all learned tokens, how many are foretold rightly, and their number."""
+        encoded, pictures = self.encode(batch, chats)
+        length = self.config.max_tokens if self.config.pack else 0
+        laid = lay_out(encoded, self.tokenizer.pad_id, self.tokenizer.picture_id, length=length)
+        laid = move(laid, self.device)
+        states = self.network.read(laid.rows, self._see(pictures, laid.order))
+        learned = laid.targets != -100
+        # Only learned tokens go through the table of words: with a small model it is most of the work.
+        scores = self.network.language.scores(states[learned])
+        wanted = laid.targets[learned]
+        loss = F.cross_entropy(scores, wanted, reduction="sum")
+        return loss, (scores.argmax(1) == wanted).sum(), learned.sum()
+
+    def encode(
+        self, batch: Batch, chats: Sequence[Conversation], *, answer: bool = False
+    ) -> tuple[list[Encoded], "list[Any]"]:
+        """Return the conversations as tokens, and the pictures of each.
+
+        Args:
+            batch: B samples.
+            chats: [B] what is said about each.
+            answer: they wait for an answer.
+        """
+        pictures: list[Any] = pictures_of(batch)
+        encoded = []
+        for i, chat in enumerate(chats):
+            if self.config.blind == "image":
+                chat, pictures[i] = chat.blind(), None
+            counts = [] if pictures[i] is None else self._counts(chat, pictures[i].grids)
+            found = self.tokenizer.encode_chat(chat, counts, answer=answer)
+            encoded.append(cut(found, self.config.max_tokens, self.tokenizer.picture_id))
+        return encoded, pictures
+
+    def _counts(self, chat: Conversation, grids: Sequence[tuple[int, int]]) -> list[int]:
+        """Return the tokens of each picture or video; frames of a video are pictures of one medium."""
+        counts = [self.network.connector.count(*grid) for grid in grids]
+        media = chat.media
+        if len(media) == 1 and len(counts) > 1:
+            return [sum(counts)]
+        if not media and counts:
+            raise DataError(f"{len(counts)} pictures, but the conversation has no place for them")
+        return counts
+
+    def _see(self, pictures: "Sequence[Any]", order: Sequence[int]) -> Tensor | None:
+        """Return the tokens of all pictures, in the order of the rows."""
+        shown = [pictures[i] for i in order if pictures[i] is not None]
+        if not shown:
+            return None
+        views = torch.cat([found.views for found in shown]).to(self.device)
+        return self.network.see(views, [grid for found in shown for grid in found.grids])
+
+    @torch.inference_mode()
+    def answers(
+        self, batch: Batch, chats: Sequence[Conversation], settings: GenerationConfig | None = None
+    ) -> list[str]:
+        """Return the assistant's next words in each conversation, [B]."""
+        encoded, pictures = self.encode(batch, chats, answer=True)
+        laid = lay_out(encoded, self.tokenizer.pad_id, self.tokenizer.picture_id, left=True)
+        laid = move(laid, self.device)
+        tokens = self._see(pictures, laid.order)
+        stop = [self.tokenizer.eos_id]
+        steps = list(generate(self.network, laid.rows, tokens, settings or self.config.answer, stop))
+        return [self.tokenizer.decode_answer(row) for row in torch.stack(steps, 1).tolist()]
+
+    def evaluate(self, data: EvalData, progress: Callable[[str, int, int], None]) -> Evaluation:
+        """Answer every question of a split, or measure how well answers in conversations are foretold."""
+        return evaluate_instruct(self, data, progress)
