@@ -124,6 +124,8 @@ class TargetRows:
     """[N] int64, all rows behind each other, each with its end token."""
     lengths: Tensor
     """[C] int64 on the CPU."""
+    numbers: Tensor | None = None
+    """[C] int64 on the CPU: which target of the set each row stands for; None: row i for target i."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -135,11 +137,12 @@ class TargetRows:
         first = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
         inside = torch.arange(int(lengths.sum())) - first
         where = starts[rows].repeat_interleave(lengths) + inside
-        return type(self)(self.ids[where.to(self.ids.device)], lengths)
+        numbers = rows if self.numbers is None else self.numbers[rows]
+        return type(self)(self.ids[where.to(self.ids.device)], lengths, numbers)
 
     def to(self, device: torch.device) -> Self:
         """Return the rows with their ids on a device."""
-        return type(self)(self.ids.to(device), self.lengths)
+        return type(self)(self.ids.to(device), self.lengths, self.numbers)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ Legend: C targets, R rows of tokens (a target may have several: synonyms, prompt
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -36,8 +37,9 @@ class Targets:
 
     def __init__(self, rows: TargetRows, kind: TargetKind, counts: Sequence[int] | None = None) -> None:
         """Take rows as they are; `counts` of each target, one where none are given."""
-        self.rows, self.kind = rows, kind
+        self.kind = kind
         self.counts = torch.ones(len(rows), dtype=torch.int64) if counts is None else torch.tensor(counts)
+        self.rows = replace(rows, numbers=torch.arange(len(self.counts)).repeat_interleave(self.counts))
         self._first = self.counts.cumsum(0) - self.counts
         self._key: tuple[Any, ...] = ()
         self._kept: Tensor | None = None

@@ -165,6 +165,11 @@ class TrainConfig(Section):
         lt=1,
         description="Decay of an average of the weights, which is exported in their place; 0: off.",
     )
+    export: Literal["whole", "changes"] = Field(
+        "whole",
+        description="What the export at the end holds. `whole`: all weights; `changes`: those that differ "
+        "from the export of `init_from.path`, which has to stay where it is (prompt tuning: a hundredth).",
+    )
     checkpoint_every: int = Field(500, ge=0, description="Steps between checkpoints; 0: only at the end.")
     checkpoint_async: bool = Field(
         False,

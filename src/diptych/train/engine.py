@@ -29,9 +29,11 @@ from diptych.train.diagnose import describe, shorten
 from diptych.train.export import (
     averaged,
     exported_settings,
+    find_weights,
     read_facts,
     write_export,
 )
+from diptych.train.export_base import changed
 from diptych.train.figures import Figures
 from diptych.train.files import out_of_room
 from diptych.train.log import RunLog, duration
@@ -418,7 +420,11 @@ class _Trainer:
         folder, tokenizer, assets = self.run_dir.export, self.parts.tokenizer, self.task.assets()
 
         def write() -> None:
-            write_export(folder, state, tokenizer, settings, self.step, assets)
+            own, base = state, None
+            if self.config.train.export == "changes":
+                source = find_weights(self.config.init_from.path, "init_from.path")
+                own, base = changed(state, source)
+            write_export(folder, own, tokenizer, settings, self.step, assets, base)
 
         on_main(self.world, write)
         self.log.say(f"{self.run_dir.path}: finished at step {self.step}, model in {folder}")

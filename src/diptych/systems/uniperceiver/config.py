@@ -29,6 +29,12 @@ class ConditionalConfig(Section):
 class PromptConfig(Section):
     """What prompt tuning adds to a model."""
 
+    shallow: int = Field(
+        0, ge=0, description="Learned tokens behind the start token of every sequence; 0: none."
+    )
+    shallow_targets: int = Field(
+        0, ge=0, description="Learned tokens of targets; 0: they share those of `shallow`."
+    )
     deep: int = Field(0, ge=0, description="Learned keys and values of each layer; 0: none.")
     deep_targets: int = Field(
         0, ge=0, description="Learned keys and values of each layer for targets; 0: they share `deep`."

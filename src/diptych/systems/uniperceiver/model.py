@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.errors import UsageError
 from diptych.systems.protocol import (
     Encoded,
     Fused,
@@ -111,6 +112,8 @@ class UniPerceiverModel(VisionLanguageModel):
         self.layers = nn.ModuleList(Layer(config, number) for number in range(config.layers))
         self.likelihood = Likelihood(config)
         prompts = config.prompts
+        self.shallow_prompt = _learned(prompts.shallow, config.width)
+        self.shallow_target_prompt = _learned(prompts.shallow_targets, config.width)
         self.label_prompt: nn.Parameter | None = None
         if prompts.labels:
             self.label_prompt = nn.Parameter(torch.zeros(prompts.labels, 1, config.width))
@@ -124,9 +127,26 @@ class UniPerceiverModel(VisionLanguageModel):
             if isinstance(module, nn.Linear):
                 _draw(module)
 
-    def assemble(self, parts: Sequence[Tensor]) -> Tensor:
-        """Put a start token in front of embedded parts [B, ., D] and join them, [B, S, D]."""
-        return torch.cat([self.text.start(len(parts[0])), *parts], 1)
+    def assemble(self, parts: Sequence[Tensor], *, is_target: bool = False) -> Tensor:
+        """Join embedded parts [B, ., D] behind a start token, and prompts if any, [B, S, D]."""
+        B = len(parts[0])
+        front = [prompt.expand(B, -1, -1) for prompt in self._shallow(is_target)]
+        return torch.cat([self.text.start(B), *front, *parts], 1)
+
+    def _shallow(self, is_target: bool) -> list[Tensor]:
+        """Return the learned tokens [n, D] behind the start token, as a list of one or none."""
+        own = self.shallow_target_prompt if is_target else None
+        found = self.shallow_prompt if own is None else own
+        return [] if found is None else [found]
+
+    def _prompts(self, is_target: bool = False) -> int:
+        """Return how many tokens of a sequence are prompts."""
+        return sum(map(len, self._shallow(is_target)))
+
+    def _bare(self, states: Tensor, is_target: bool = False) -> Tensor:
+        """Take the prompts out of states [B, S, D]."""
+        n = self._prompts(is_target)
+        return torch.cat([states[:, :1], states[:, 1 + n :]], 1) if n else states
 
     def encode(self, x: Tensor, about: Sequences = PLAIN) -> Tensor:
         """Run the layers over assembled sequences [B, S, D]."""
@@ -153,19 +173,20 @@ class UniPerceiverModel(VisionLanguageModel):
         parts = [self.text(ids)]
         if self.label_prompt is not None:
             parts.insert(0, self.label_prompt)
-        x = self.assemble(parts)
+        x = self.assemble(parts, is_target=True)
         if padding is not None:
             padding = F.pad(padding, (x.shape[1] - ids.shape[1], 0), value=False)
         return self.encode(x, Sequences(padding, attributes=attributes, is_target=True))
 
     def target_features(self, rows: TargetRows, kind: TargetKind) -> Tensor:
         """Encode targets [C, D] with no padding at all: sequences of equal length lie beside each other."""
-        packing = Packing(rows, 1 if self.label_prompt is None else 2)
+        label = self._labels(rows, kind)
+        packing = Packing(rows, 1 + self._prompts(is_target=True) + (label is not None))
         words = self.text(packing.ids[None], packing.positions)[0]
-        start, label = self.text.start(1)[0], self.label_prompt
+        start = self.text.start(1)[0]
         parts = []
         for group, own in zip(packing.groups(), packing.words(words), strict=True):
-            front = [start.expand(len(group), -1, -1)]
+            front = [p.expand(len(group), -1, -1) for p in (start, *self._shallow(is_target=True))]
             if label is not None:
                 front.append(label[group])
             parts.append(torch.cat([*front, own], 1))
@@ -177,12 +198,29 @@ class UniPerceiverModel(VisionLanguageModel):
             states = self.encode(flat, replace(about, groups=packing.shapes))[0, packing.starts]
         return self.likelihood.features(states[packing.back])
 
+    def _labels(self, rows: TargetRows, kind: TargetKind) -> Tensor | None:
+        """Return the learned vector of each class, [C, 1, D]; None: there are none."""
+        if self.label_prompt is None or kind != "classes":
+            return None
+        numbers = torch.arange(len(rows)) if rows.numbers is None else rows.numbers
+        if len(numbers) and int(numbers.max()) >= len(self.label_prompt):
+            raise UsageError(
+                f"system.prompts.labels = {len(self.label_prompt)}, but there are {int(numbers.max()) + 1} "
+                "classes or more; set it to their number"
+            )
+        return self.label_prompt[numbers.to(self.label_prompt.device)]
+
     def compare(self, states: Tensor, targets: Tensor, temperature: str) -> Tensor:
         """Return logits [B, C] of states [B, D] and features of targets [C, D], with any linear layer."""
         features = self.likelihood.features(states)
         logits: Tensor = self.likelihood(features, targets, temperature)
         if self.classifier is None:
             return logits
+        if len(self.classifier.weight) != logits.shape[1]:
+            raise UsageError(
+                f"system.prompts.classes = {len(self.classifier.weight)}, but there are {logits.shape[1]} "
+                "targets; set it to their number"
+            )
         linear: Tensor = self.classifier(features)
         return self.similarity * logits + linear.float()
 
@@ -202,7 +240,7 @@ class UniPerceiverModel(VisionLanguageModel):
     def encode_visual(self, visual: Tensor | Visual) -> Encoded:
         """Encode pictures or clips alone; `pooled_raw` is the start token, `pooled` its unit feature."""
         about = Sequences(attributes=self.segments(INPUTS["image_classification"]))
-        states = self.encode(self.assemble([self._patches(visual)]), about)
+        states = self._bare(self.encode(self.assemble([self._patches(visual)]), about))
         mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
         return self._encoded(states, mask)
 
@@ -215,9 +253,10 @@ class UniPerceiverModel(VisionLanguageModel):
         return self._text(ids, mask, self.segments(INPUTS["text_mlm"]), is_target=False)
 
     def _text(self, ids: Tensor, mask: Tensor, segments: Tensor | None, *, is_target: bool) -> Encoded:
-        full = F.pad(mask.bool(), (1, 0), value=True)
+        full = F.pad(mask.bool(), (1 + self._prompts(is_target), 0), value=True)
         about = Sequences(~full, attributes=segments, is_target=is_target)
-        return self._encoded(self.encode(self.assemble([self.text(ids)]), about), full)
+        states = self.encode(self.assemble([self.text(ids)], is_target=is_target), about)
+        return self._encoded(self._bare(states, is_target), F.pad(mask.bool(), (1, 0), value=True))
 
     def _encoded(self, states: Tensor, mask: Tensor) -> Encoded:
         raw = states[:, 0]
@@ -228,9 +267,11 @@ class UniPerceiverModel(VisionLanguageModel):
         """Read pictures and texts together; the start token is `pooled`."""
         patches = self._patches(visual)
         P = patches.shape[1]
+        front = 1 + self._prompts() + P
+        padding = F.pad(~mask.bool(), (front, 0), value=False)
+        about = Sequences(padding, attributes=self.segments(INPUTS["vqa"]), prefix=front)
+        states = self._bare(self.encode(self.assemble([patches, self.text(ids)]), about))
         full = F.pad(mask.bool(), (1 + P, 0), value=True)
-        about = Sequences(~full, attributes=self.segments(INPUTS["vqa"]), prefix=1 + P)
-        states = self.encode(self.assemble([patches, self.text(ids)]), about)
         return Fused(
             states[:, 1 : 1 + P], states[:, 1 + P :], states[:, 0], full[:, 1 : 1 + P], full[:, 1 + P :]
         )
@@ -251,6 +292,15 @@ class UniPerceiverModel(VisionLanguageModel):
         assert words is not None
         return write(self, self._patches(visual), words, options, self.segments(INPUTS["image_caption"]))
 
+    def undecayed(self) -> set[str]:
+        """Return tables, gates and prompts, beside the rule for biases and norms (published)."""
+        kinds = ("words", "positions", "types", "temporal")
+        return {
+            name
+            for name, _ in self.named_parameters()
+            if name.rpartition(".")[0].rpartition(".")[2] in kinds or ".gate." in name or "prompt" in name
+        }
+
     def fsdp_units(self) -> list[nn.Module]:
         """Return the layers."""
         return list(self.layers)
@@ -258,6 +308,10 @@ class UniPerceiverModel(VisionLanguageModel):
     def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights with the tables of places fitted to this picture size and number of frames."""
         return fit_tables(state, self.config.side, self.config.max_frames)
+
+
+def _learned(count: int, width: int) -> nn.Parameter | None:
+    return nn.Parameter(torch.randn(count, width) * 0.02) if count else None
 
 
 def _draw(module: nn.Linear) -> None:
