@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from diptych.blocks.plora import PartialLora, PicturePositions, add_plora
+from diptych.blocks.plora import PartialLora, PicturePositions, add_plora, split_plora
 from diptych.errors import ConfigError
 
 MASK = torch.tensor([[True, False, True], [False, False, True]])
@@ -174,3 +174,17 @@ def test_lora_of_peft_lies_inside() -> None:
     positions.set(MASK)
     assert torch.equal(wrapped(x)[~MASK], wrapped.base(x)[~MASK])
     assert not torch.allclose(wrapped(x)[MASK], wrapped.base(x)[MASK])
+
+
+def test_weights_without_the_wrapping() -> None:
+    plain = Block()
+    model = copy.deepcopy(plain)
+    add_plora(model, ["q_proj", "down_proj"], rank=2, alpha=2)
+    layers, branches = split_plora(model.state_dict())
+    plain.load_state_dict(layers)  # strict: all names are those of the plain model
+    assert sorted(branches) == [
+        "down_proj.down.weight",
+        "down_proj.up.weight",
+        "q_proj.down.weight",
+        "q_proj.up.weight",
+    ]

@@ -246,3 +246,19 @@ def test_networks_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     tiles = torch.randn(2, 3, 16, 16)
     expected = encoder.model.stem(tiles)[1, :, 2, 3] + 10
     assert torch.allclose(encoder(tiles)[1, 2 * 4 + 3], expected)
+
+
+def test_depths_leave_the_last_block_its_whole_rate() -> None:
+    encoder = build_encoder(VisionConfig(settings=settings("clip_vision_model"), final_norm=True), 28)
+    depths = encoder.depths()
+    named: dict[str, set[int]] = {}
+    for name, _ in encoder.named_parameters():
+        part = ".".join(name.split(".")[1:4]) if ".layers." in name else name.split(".")[0]
+        named.setdefault(part, set()).add(depths.get(name, -1))
+    assert named == {
+        "model": {0},  # embeddings and the norm before the layers
+        "encoder.layers.0": {1},
+        "encoder.layers.1": {2},
+        "encoder.layers.2": {-1},
+        "norm": {-1},
+    }

@@ -4,7 +4,7 @@ Legend: B sequences, T tokens, n picture positions of all sequences, r rank.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from typing import cast
@@ -214,6 +214,21 @@ def add_plora(
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, wrapped[name])
     return positions
+
+
+def split_plora(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return a wrapped model's weights as if it were not wrapped, and its branches' weights."""
+    ends = (".down.weight", ".up.weight")
+    based = {name.rpartition(".base.")[0] for name in state if ".base." in name}
+    wrapped = {layer for layer in based if f"{layer}.up.weight" in state}
+    plain, branches = {}, {}
+    for name, tensor in state.items():
+        layer, _, part = name.rpartition(".base.")
+        if name.endswith(ends) and name.removesuffix(ends[0]).removesuffix(ends[1]) in wrapped:
+            branches[name] = tensor
+        else:
+            plain[f"{layer}.{part}" if layer in wrapped else name] = tensor
+    return plain, branches
 
 
 def _is_meant(name: str, patterns: Sequence[str]) -> bool:

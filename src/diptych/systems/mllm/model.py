@@ -124,6 +124,10 @@ class MllmModel(VisionLanguageModel):
         """Return the blocks of the vision encoder and of the language model."""
         return [*self.vision.blocks(), *self.language.layers]
 
+    def depths(self) -> dict[str, int]:
+        """Return the depths in the vision encoder: rates fall there alone, as in 4KHD's training."""
+        return {f"vision.{name}": depth for name, depth in self.vision.depths().items()}
+
 
 MOST_FRAMES = 256
 """Frames of a video that the tiles' connector takes; each is a picture."""

@@ -86,6 +86,23 @@ class VisionEncoder(nn.Module, ABC):
         """Return the layers, the first one first: units of sharding, and of rates that fall with depth."""
         return []
 
+    def depths(self) -> dict[str, int]:
+        """Return how deep parameters lie, for rates that fall with depth (`VisionLanguageModel.depths`).
+
+        0 is what comes before the blocks, i + 1 block i. The last block has no entry: in 4KHD it has the
+        whole rate, as what is behind it.
+        """
+        names = {module: f"{name}." for name, module in self.named_modules()}
+        blocks = [names[block] for block in self.blocks()]
+        found: dict[str, int] = {}
+        met = False
+        for name, _ in self.named_parameters():
+            depth = next((i + 1 for i, block in enumerate(blocks) if name.startswith(block)), 0)
+            met = met or depth > 0
+            if 0 < depth < len(blocks) or (blocks and not met):
+                found[name] = depth
+        return found
+
     def forward(self, tiles: Tensor) -> Tensor:
         """Return the features, of `chunk` tiles at a time."""
         if not self.chunk or len(tiles) <= self.chunk:
