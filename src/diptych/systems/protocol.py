@@ -195,7 +195,7 @@ class VisionLanguageModel(nn.Module):
     - `likelihood`: inputs and targets (texts) are encoded by the same network, and a task is to choose among
       targets. `target_features(rows, kind) -> [C, D]`; `compare(states [B, D], targets [C, D], temperature)
       -> logits [B, C]`; `read_text(ids, mask) -> Encoded` for texts that are inputs, where `encode_text` is
-      for those that are targets. The states of inputs are `Encoded.pooled_raw` and tokens of `Fused.text`
+      for those that are targets; `temperature(name)`. The states of inputs are `Encoded.pooled_raw` and tokens of `Fused.text`
     - `converse`: reads and continues conversations with pictures and videos in them; methods and tokenizer
       (`data.chat.ChatTokenizer`) are those of `systems.mllm`
     - `generate`: writes texts about pictures. `caption_logits(visual, ids, mask, words, temperature)` for
@@ -271,6 +271,10 @@ class VisionLanguageModel(nn.Module):
     def generate(self, visual: Tensor | Visual, words: Tensor | None, options: Writing) -> Written:
         """Write texts about pictures in eval mode, without gradients; `words` as in `caption_logits`."""
         raise AttributeError(f"{type(self).__name__} has no capability 'generate'")
+
+    def temperature(self, name: str) -> Tensor:
+        """Return the temperature (scalar) of a task by its name: 1 / the factor on cosines."""
+        raise AttributeError(f"{type(self).__name__} has no capability 'likelihood'")
 
     def fsdp_units(self) -> list[nn.Module]:
         """Return the blocks that sharded training wraps one by one."""

@@ -224,6 +224,11 @@ class UniPerceiverModel(VisionLanguageModel):
         linear: Tensor = self.classifier(features)
         return self.similarity * logits + linear.float()
 
+    def temperature(self, name: str) -> Tensor:
+        """Return 1 / the factor on cosines of a task (scalar)."""
+        factor = self.likelihood.factor(name)
+        return torch.as_tensor(1 / factor, dtype=torch.float32, device=self.text.words.weight.device)
+
     def classify(self, queries: Tensor, targets: Tensor, name: str) -> Tensor:
         """Return logits [B, C] of states [B, D] and states of targets [C, D]; see `compare`."""
         return self.compare(queries, self.likelihood.features(targets), name)
