@@ -18,12 +18,14 @@ class UniPerceiverSystem:
     config_class: type[SystemConfig] = UniPerceiverConfig
     supports = frozenset(
         {
+            "captioning",
             "classification",
             "multiple_choice",
             "nlvr",
             "retrieval",
             "retrieval_levels",
             "retrieval_matching",
+            "uniperceiver_words",
             "vqa",
         }
     )
