@@ -114,7 +114,7 @@ def accuracy_table(metrics: Mapping[str, Any]) -> "Table":
     from rich import box
     from rich.table import Table
 
-    what = next(name for name in ("questions", "statements", "pictures") if name in metrics)
+    what = next(name for name in ("questions", "statements", "pictures", "words") if name in metrics)
     of = f"{metrics['dataset']} · {metrics['split']}"
     title = f"{of}: {metrics[what]} {what}, {metrics['scored']} with an answer"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
@@ -123,7 +123,7 @@ def accuracy_table(metrics: Mapping[str, Any]) -> "Table":
     table.add_column(what, justify="right")
     table.add_row("all", f"{100 * metrics['accuracy']:.2f}", str(metrics["scored"]))
     orders = {name: metrics[name] for name in ("ordered", "unordered") if name in metrics}
-    for kind, found in {**metrics["kinds"], **orders}.items():
+    for kind, found in {**metrics.get("kinds", {}), **orders}.items():
         table.add_row(f"  {kind}", f"{100 * found['accuracy']:.2f}", str(found["count"]))
     beside = {
         "most frequent answer": metrics["chance"]["most_frequent"],

@@ -223,6 +223,16 @@ class Tokenizer:
         # One text at a time: encode_batch starts threads that do not survive the fork of loader workers.
         return list(self._raw.encode(text, add_special_tokens=False).ids)
 
+    def words(self, text: str) -> list[tuple[int, ...]]:
+        """Return the ids of each word of `text`: no specials, no limit."""
+        if self._clip is not None:
+            return [self._clip.pieces(word) for word in self._clip.words(text)]
+        encoded = self._raw.encode(text, add_special_tokens=False)
+        found: dict[int, list[int]] = {}
+        for token, word in zip(encoded.ids, encoded.word_ids, strict=True):
+            found.setdefault(-1 - len(found) if word is None else word, []).append(token)
+        return [tuple(pieces) for pieces in found.values()]
+
     def sequence(self, text: str, max_tokens: int) -> list[int]:
         """Return the ids of `text` between start (where there is one) and end token, at most `max_tokens`.
 

@@ -195,7 +195,8 @@ class VisionLanguageModel(nn.Module):
     - `likelihood`: inputs and targets (texts) are encoded by the same network, and a task is to choose among
       targets. `target_features(rows, kind) -> [C, D]`; `compare(states [B, D], targets [C, D], temperature)
       -> logits [B, C]`; `read_text(ids, mask) -> Encoded` for texts that are inputs, where `encode_text` is
-      for those that are targets; `temperature(name)`. The states of inputs are `Encoded.pooled_raw` and tokens of `Fused.text`
+      for those that are targets; `temperature(name)`. The states of inputs are `Encoded.pooled_raw` and
+      tokens of `Fused.text`
     - `converse`: reads and continues conversations with pictures and videos in them; methods and tokenizer
       (`data.chat.ChatTokenizer`) are those of `systems.mllm`
     - `generate`: writes texts about pictures. `caption_logits(visual, ids, mask, words, temperature)` for

@@ -14,6 +14,7 @@ TASKS: dict[str, str] = {
     "retrieval_matching": "diptych.tasks.retrieval_matching:RetrievalMatchingTask",
     "snps3_pretrain": "diptych.systems.snps3.pretrain:SnpS3PretrainTask",
     "soho_pretrain": "diptych.systems.soho.pretrain:SohoPretrainTask",
+    "uniperceiver_words": "diptych.systems.uniperceiver.pretrain:WordsTask",
     "vqa": "diptych.tasks.vqa:VqaTask",
 }
 """Configuration name (`task.name`) -> "module:class", imported on first use."""

@@ -36,6 +36,25 @@ from diptych.tasks.retrieval_config import RetrievalConfig
 from diptych.tasks.retrieval_ranking import evaluate_retrieval
 
 
+class LikelihoodPairs:
+    """What a contrastive head is for other models: pictures and texts have features in one space already."""
+
+    def __init__(self, model: VisionLanguageModel) -> None:
+        self._model = model
+
+    def project_visual(self, pooled: Tensor) -> Tensor:
+        """Return unit vectors [N, D] as they are."""
+        return pooled
+
+    def project_text(self, pooled: Tensor) -> Tensor:
+        """Return unit vectors [N, D] as they are."""
+        return pooled
+
+    def current_temperature(self) -> Tensor:
+        """Return the model's own temperature of retrieval (scalar)."""
+        return self._model.temperature("retrieve")
+
+
 class RetrievalTask(RankingTask):
     """Contrastive and matching fine-tuning, and evaluation with re-ranking."""
 
@@ -45,9 +64,13 @@ class RetrievalTask(RankingTask):
 
     def __init__(self, model: VisionLanguageModel, config: RetrievalConfig, tokenizer: Tokenizer) -> None:
         super().__init__(model, config, tokenizer)
-        self.itc = ContrastiveHead(
-            model.width, config.itc_dim, config.temperature, config.temperature_bounds, config.itc_init
-        )
+        self.itc: ContrastiveHead | LikelihoodPairs
+        if "likelihood" in model.capabilities:
+            self.itc = LikelihoodPairs(model)
+        else:
+            self.itc = ContrastiveHead(
+                model.width, config.itc_dim, config.temperature, config.temperature_bounds, config.itc_init
+            )
         self.itm = MatchingHead(model.width) if config.matching else None
 
     @classmethod
@@ -101,7 +124,7 @@ class RetrievalTask(RankingTask):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.itc.temperature.device
+        return next(self.model.parameters()).device
 
     @property
     def reads_pairs(self) -> bool:
@@ -165,7 +188,7 @@ class RetrievalTask(RankingTask):
 
     def evaluation_token(self, encoded: Encoded) -> Tensor:
         """Return the pooled tokens [B, D] that evaluation projects, by `eval_final_norm`."""
-        if self.config.eval_final_norm:
+        if self.config.eval_final_norm or isinstance(self.itc, LikelihoodPairs):
             return encoded.pooled
         if encoded.pooled_raw is None:
             raise UsageError(

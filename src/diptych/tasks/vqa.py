@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.blocks.collective import ALONE, World
 from diptych.data.batch import Batch
 from diptych.data.text import Tokenizer
 from diptych.errors import UsageError
@@ -20,6 +22,7 @@ from diptych.objectives.answers import (
     competing_answer_loss,
 )
 from diptych.systems.protocol import Fused, VisionLanguageModel
+from diptych.systems.target_sets import Targets
 from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, Task, TaskConfig
 from diptych.tasks.fused import embed_batch, visible_text
 from diptych.tasks.vqa_answers import Answers, checked_answers, frequent_answers, read_answers
@@ -47,7 +50,14 @@ class VqaTask(Task):
     ) -> None:
         super().__init__(model, config, tokenizer)
         self.answers = Answers(answers)
-        self.vqa: AnswerHead | DropoutAnswerHead | LinearAnswerHead
+        self.vqa: AnswerHead | DropoutAnswerHead | LinearAnswerHead | None = None
+        self.answer_targets: Targets | None = None
+        if config.head == "likelihood":
+            limit = model.text_spec.max_tokens
+            self.answer_targets = Targets.of_names(
+                [[name] for name in answers], tokenizer, "answers", limit=limit
+            )
+            return
         if config.head == "dropout":
             self.vqa = DropoutAnswerHead(model.width, 4 * model.width, len(self.answers))
         elif config.head == "linear":
@@ -58,8 +68,9 @@ class VqaTask(Task):
 
     @classmethod
     def needs(cls, config: TaskConfig) -> frozenset[str]:
-        """Return `fuse`."""
-        return frozenset({"fuse"})
+        """Return `fuse`, and `likelihood` for that head."""
+        assert isinstance(config, VqaConfig)
+        return frozenset({"fuse", "likelihood"} if config.head == "likelihood" else {"fuse"})
 
     @classmethod
     def find_assets(
@@ -104,7 +115,7 @@ class VqaTask(Task):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.vqa.classifier.weight.device
+        return next(self.model.parameters()).device
 
     def fuse(self, batch: Batch) -> Fused:
         """Read pictures [B, 3, H, W] and questions [B, L] together."""
@@ -112,13 +123,30 @@ class VqaTask(Task):
         assert batch.text_mask is not None
         blind = self.config.blind
         ids, mask = visible_text(batch.text_ids, batch.text_mask, self.tokenizer, blind)
+        if self.answer_targets is not None:
+            ids, mask = with_slot(ids, mask, self.tokenizer)
         visual = embed_batch(self.model, batch, blind, share=self.config.share_pictures)
         return self.model.fuse(visual, ids, mask)
 
     def logits(self, batch: Batch) -> Tensor:
         """Return a score for each answer, [B, A] float32."""
-        scores: Tensor = self.vqa(self.fuse(batch).pooled)
-        return scores
+        return self.scores(self.fuse(batch))
+
+    def scores(self, fused: Fused, world: World = ALONE) -> Tensor:
+        """Return a score for each answer [B, A] of pictures and questions that were read together.
+
+        Args:
+            fused: what `fuse` returned.
+            world: the ranks that share a step, and the encoding of answers.
+        """
+        if self.vqa is not None:
+            found: Tensor = self.vqa(fused.pooled)
+            return found
+        assert self.answer_targets is not None
+        # The slot stands in front of the end token, the last one that is no padding.
+        slots = fused.text_mask[:, -fused.text.shape[1] :].sum(1) - 2
+        states = fused.text[torch.arange(len(slots), device=slots.device), slots]
+        return self.model.compare(states, self.answer_targets.features(self.model, world), "downstream")
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Turn logits [B, A] into how right each answer is, 0 to 1, as the loss takes them."""
@@ -142,7 +170,7 @@ class VqaTask(Task):
         world = context.world
         targets, counted = self.targets(batch)
         fused = self.fuse(batch)
-        logits = self.vqa(fused.pooled)
+        logits = self.scores(fused, world)
         compute = competing_answer_loss if self.config.loss == "softmax" else answer_loss
         parts = {"vqa": compute(logits, targets, counted, world)}
         chosen = targets.gather(1, logits.detach().argmax(1, keepdim=True))[:, 0]
@@ -161,6 +189,16 @@ class VqaTask(Task):
     def evaluate(self, data: EvalData, progress: Callable[[str, int, int], None]) -> Evaluation:
         """Answer every question of a split; see `docs/evaluation.md` for the rules."""
         return evaluate_vqa(self, data, progress)
+
+
+def with_slot(ids: Tensor, mask: Tensor, tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
+    """Return texts [B, L + 1] with the slot in front of their end token, and their mask."""
+    rows, ends = torch.arange(len(ids), device=ids.device), mask.sum(1) - 1
+    longer = F.pad(ids, (0, 1), value=tokenizer.pad_id)
+    longer[rows, ends], longer[rows, ends + 1] = tokenizer.mask_id, tokenizer.sep_id
+    kept = F.pad(mask, (0, 1), value=False)
+    kept[rows, ends + 1] = True
+    return longer, kept
 
 
 def questions_of(batch: Batch) -> list[dict[str, Any]]:

@@ -22,10 +22,11 @@ class VqaConfig(TaskConfig):
         description="Start of the answers' biases (published: 0). A value such as -5 spares a short "
         "training the steps in which it only learns that most answers are wrong.",
     )
-    head: Literal["norm", "dropout", "linear"] = Field(
+    head: Literal["norm", "dropout", "linear", "likelihood"] = Field(
         "norm",
         description="norm: two layers with LayerNorm and GELU (published for EVE); dropout: with ReLU and "
-        "dropout 0.5, twice as wide (published for SOHO); linear: one layer (published for SNP-S3).",
+        "dropout 0.5, twice as wide (published for SOHO); linear: one layer (published for SNP-S3); likelihood: "
+        "answers are targets, compared with a slot behind the question (published for Uni-Perceiver).",
     )
     loss: Literal["binary", "softmax"] = Field(
         "binary",

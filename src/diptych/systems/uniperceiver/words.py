@@ -45,6 +45,24 @@ def mask_words(
     return shown, labels
 
 
+def cut_words(
+    lines: Sequence[Sequence[Sequence[int]]], end: int, least: int = 128
+) -> list[list[Sequence[int]]]:
+    """Return all lines as sequences of at least `least` words (the last one may have fewer), each line once.
+
+    Args:
+        lines: words of each line, as ids of their pieces.
+        end: id of the end token, which stands behind each line and counts as a word.
+        least: words.
+    """
+    found: list[list[Sequence[int]]] = [[]]
+    for line in lines:
+        if len(found[-1]) >= least:
+            found.append([])
+        found[-1] += [*line, (end,)]
+    return [words for words in found if words]
+
+
 def gather_words(
     lines: Sequence[Sequence[Sequence[int]]], start: int, end: int, least: int = 128
 ) -> list[Sequence[int]]:
