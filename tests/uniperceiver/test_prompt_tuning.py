@@ -155,3 +155,17 @@ def test_changes_need_a_model_to_differ_from() -> None:
     }
     with pytest.raises(ConfigError, match=r"set init_from\.path"):
         check_config(resolve_run(recipe).config)
+
+
+def test_a_stem_of_convolutions_sees_pictures_and_clips() -> None:
+    system = look_up(SYSTEMS, "uniperceiver", "system")
+    conv = {"channels": [8, 8, 16, 16], "strides": [2, 2, 2, 2], "blocks": [0, 0, 0, 0], "norm": "group"}
+    config = system.toy_config().with_(stem="conv", conv=conv, image_size=48)
+    model = system.build(config).eval()
+    clips = torch.randn(2, 2, 3, 48, 48)
+    tokens = model.embed_visual(clips)
+    assert (config.side, tokens.shape) == (3, (2, 2 * 9, 32))
+    # The second frame's tokens, but for their row in the table of frames, are those of the frame alone.
+    with torch.no_grad():
+        model.visual.temporal.weight.zero_()
+    assert torch.allclose(model.embed_visual(clips)[:, 9:], model.embed_visual(clips[:, 1])[:, :9], atol=1e-5)

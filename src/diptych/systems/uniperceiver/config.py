@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from diptych.blocks.stem import ConvStemConfig, check_size
 from diptych.config.schema import Section
 from diptych.systems.protocol import SystemConfig
 
@@ -51,7 +52,11 @@ class UniPerceiverConfig(SystemConfig):
 
     name: Literal["uniperceiver"] = "uniperceiver"
     image_size: int = Field(224, ge=1, description="Side of pictures and frames in pixels.")
-    patch_size: int = Field(16, ge=1, description="Side of a patch in pixels.")
+    stem: Literal["patch", "conv"] = Field("patch", description="patch: published. conv: ours, see `conv`.")
+    patch_size: int = Field(16, ge=1, description="Side of a patch in pixels (stem patch).")
+    conv: ConvStemConfig = Field(
+        ConvStemConfig(norm="group"), description="The convolutional stem (stem conv), for tiny models."
+    )
     max_frames: int = Field(8, ge=1, description="Rows of the table of frames.")
     width: int = Field(768, ge=4, description="Width of the transformer.")
     layers: int = Field(12, ge=1, description="Layers.")
@@ -89,10 +94,7 @@ class UniPerceiverConfig(SystemConfig):
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.width % 4:
             raise ValueError(f"width {self.width} is not a multiple of 4 (sine and cosine of two directions)")
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
-            )
+        check_size(self.stem, self.image_size, self.patch_size, self.conv)
         for name in ("slot", "end"):
             if getattr(self, name) >= self.vocab_size:
                 raise ValueError(f"{name} {getattr(self, name)} is no row of {self.vocab_size} words")
@@ -101,7 +103,7 @@ class UniPerceiverConfig(SystemConfig):
     @property
     def side(self) -> int:
         """Patches along a side."""
-        return self.image_size // self.patch_size
+        return self.image_size // (self.patch_size if self.stem == "patch" else self.conv.cell)
 
     def has_experts(self, layer: int) -> bool:
         """Tell whether a layer has experts."""

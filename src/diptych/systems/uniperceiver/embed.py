@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.blocks.stem import ConvStem
 from diptych.systems.uniperceiver.config import UniPerceiverConfig
 
 TEMPERATURE = 10000.0
@@ -65,9 +66,13 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         D, patch = config.width, config.patch_size
         self.config = config
-        self.patches = nn.Conv2d(3, D, patch, patch)
-        nn.init.xavier_uniform_(self.patches.weight.view(D, -1))
-        nn.init.zeros_(self.patches.bias)  # type: ignore[arg-type]
+        self.stem: ConvStem | None = None
+        if config.stem == "conv":
+            self.stem = ConvStem(config.image_size, D, config.conv, "fan_in")
+        else:
+            self.patches = nn.Conv2d(3, D, patch, patch)
+            nn.init.xavier_uniform_(self.patches.weight.view(D, -1))
+            nn.init.zeros_(self.patches.bias)  # type: ignore[arg-type]
         self.register_buffer("spatial", sine_grid(config.side, D, config.grid_scale))
         self.temporal = nn.Embedding(config.max_frames, D)
         self.types = nn.Embedding(1, D)
@@ -81,7 +86,7 @@ class PatchEmbedding(nn.Module):
         if frames.dim() == 4:
             frames = frames[:, None]
         B, T = frames.shape[:2]
-        x = self.patches(frames.flatten(0, 1)).flatten(2).transpose(1, 2)  # [B T, h w, D]
+        x = self._tokens(frames.flatten(0, 1))
         start = 0
         if self.training and self.config.random_frames and self.config.max_frames > T:
             start = int(torch.randint(self.config.max_frames - T + 1, ()))
@@ -92,6 +97,14 @@ class PatchEmbedding(nn.Module):
         norm = self.norm if self.norm is not None else self._shared[0]
         out: Tensor = norm(x.flatten(1, 2))
         return out
+
+    def _tokens(self, pictures: Tensor) -> Tensor:
+        """Turn [B T, 3, H, W] into [B T, h w, D]."""
+        if self.stem is not None:
+            tokens: Tensor = self.stem(pictures)
+            return tokens
+        patches: Tensor = self.patches(pictures).flatten(2).transpose(1, 2)
+        return patches
 
 
 def sine_grid(side: int, width: int, scale: float = 1.0) -> Tensor:
