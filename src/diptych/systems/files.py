@@ -40,6 +40,16 @@ def read_state_dict(path: Path, under: Sequence[str] = ()) -> dict[str, Tensor]:
     return dict(content)
 
 
+def as_single(tensor: Tensor) -> Tensor:
+    """Return floating-point numbers as float32, others as they are."""
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor."""
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
 def _load_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -7,23 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diptych.blocks.bert import bert_name
 from diptych.errors import CheckpointError
-from diptych.systems.files import read_state_dict
+from diptych.systems.bert_file import read_bert
+from diptych.systems.files import as_single, read_state_dict, shapes_of
 from diptych.systems.snps3.config import SnpS3Config
 from diptych.systems.snps3.convert import from_published
 from diptych.systems.snps3.model import SnpS3Model
-from diptych.systems.snps3.shapes import Shapes, read_config, read_text, read_visual
+from diptych.systems.snps3.shapes import read_config, read_text, read_visual
 
 _KINDS = ("model", "state_dict", "state_dict_ema")
 """Keys under which files hold their weights."""
-_BERT_PREFIXES = ("bert.", "")
 _BACKBONE_PREFIXES = ("module.", "backbone.", "model.")
 _UNUSED = ("fc.", "head.", "cls_head.")
 """Classifiers of backbones."""
 _DERIVED = ("relative_position_index", "num_batches_tracked")
-_OLD_NORMS = {"gamma": "weight", "beta": "bias"}
-"""Names of a norm's weights in the first BERT files."""
+_POOLERS = ("text_pooler", "cross_pooler")
+"""What BERT's pooler becomes; published: the joint encoder's starts as a copy of the text's."""
 MOMENTUM = "moco."
 
 
@@ -45,7 +44,7 @@ def import_checkpoint(
     imported = from_published(published)
     state = dict(imported.state)
     positions = [len(t) for name, t in published.items() if name.endswith("relative_position_index")]
-    config = read_config(_shapes(state), heads, positions[0] if positions else None)
+    config = read_config(shapes_of(state), heads, positions[0] if positions else None)
     with torch.device("meta"):
         own = {n: t.shape for n, t in SnpS3Model(config).state_dict().items()}
     expected = {f"model.{n}": shape for n, shape in own.items()}
@@ -99,12 +98,12 @@ def import_parts(
     ignored: list[str] = []
     if backbone is not None:
         found, positions, left = _read_backbone(backbone)
-        fields |= read_visual(_shapes(found), positions)
+        fields |= read_visual(shapes_of(found), positions)
         state |= found
         ignored += left
     if bert is not None:
-        found, left = _read_bert(bert, layers)
-        fields |= read_text(_shapes(found), None)
+        found, left = read_bert(bert, _KINDS, layers, _POOLERS)
+        fields |= read_text(shapes_of(found), None)
         state |= found
         ignored += left
     return fields, state, ignored
@@ -122,44 +121,5 @@ def _read_backbone(path: Path) -> tuple[dict[str, Tensor], int | None, list[str]
         if own.startswith(_UNUSED):
             ignored.append(name)
         elif not own.endswith(_DERIVED):
-            state[f"model.visual.encoder.{own}"] = _single(tensor)
+            state[f"model.visual.encoder.{own}"] = as_single(tensor)
     return state, positions, sorted(ignored)
-
-
-def _read_bert(path: Path, layers: int | None) -> tuple[dict[str, Tensor], list[str]]:
-    given = read_state_dict(path, _KINDS)
-    prefix = next((p for p in _BERT_PREFIXES if f"{p}embeddings.word_embeddings.weight" in given), None)
-    if prefix is None:
-        raise CheckpointError(
-            f"{path}: expected a BERT checkpoint (embeddings.word_embeddings.weight, with or without 'bert.' "
-            f"before it), got {', '.join(sorted(given)[:3])}"
-        )
-    state: dict[str, Tensor] = {}
-    ignored = []
-    for name, tensor in given.items():
-        stem, _, kind = name.rpartition(".")
-        theirs = f"{stem}.{_OLD_NORMS.get(kind, kind)}".removeprefix(prefix)
-        ours = bert_name(theirs)
-        if theirs.startswith("pooler.dense."):
-            # Published: the joint encoder's pooler starts as a copy of the text's.
-            for pooler in ("text_pooler", "cross_pooler"):
-                state[f"model.{pooler}.{kind}"] = _single(tensor).clone()
-        elif ours is None or _is_beyond(ours, layers):
-            ignored.append(name)
-        else:
-            state[f"model.{ours}"] = _single(tensor)
-    if layers is not None and f"model.layers.{layers - 1}.fc1.weight" not in state:
-        raise CheckpointError(f"{path}: has no {layers} layers (encoder.layer.{layers - 1} is missing)")
-    return state, sorted(name for name in ignored if not name.endswith("position_ids"))
-
-
-def _is_beyond(name: str, layers: int | None) -> bool:
-    return layers is not None and name.startswith("layers.") and int(name.split(".")[1]) >= layers
-
-
-def _single(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
-
-
-def _shapes(state: Mapping[str, Tensor]) -> Shapes:
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -1,15 +1,14 @@
 """Reading published SOHO checkpoint files, and the parts that pre-training starts from."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diptych.blocks.bert import bert_name
 from diptych.errors import CheckpointError
-from diptych.systems.files import read_state_dict
+from diptych.systems.bert_file import read_bert
+from diptych.systems.files import as_single, read_state_dict, shapes_of
 from diptych.systems.soho.config import SohoConfig
 from diptych.systems.soho.convert import from_published
 from diptych.systems.soho.model import SohoModel
@@ -19,9 +18,6 @@ LAYERS = 3
 """Layers that the released configurations take from BERT."""
 _KINDS = ("state_dict", "model")
 """Keys under which files hold their weights."""
-_BERT_PREFIXES = ("bert.", "")
-_OLD_NORMS = {"gamma": "weight", "beta": "bias"}
-"""Names of a norm's weights in the first BERT files."""
 
 
 def import_checkpoint(
@@ -37,7 +33,7 @@ def import_checkpoint(
         CheckpointError: not readable, not SOHO, or tensors that do not fit together.
     """
     imported = from_published(read_state_dict(path, _KINDS))
-    config = read_config(_shapes(imported.state), heads)
+    config = read_config(shapes_of(imported.state), heads)
     with torch.device("meta"):
         expected = {f"model.{n}": t.shape for n, t in SohoModel(config).state_dict().items()}
     found = {n: t.shape for n, t in imported.state.items() if n.startswith("model.")}
@@ -70,12 +66,12 @@ def import_parts(
     ignored: list[str] = []
     if backbone is not None:
         found, left = _read_backbone(backbone)
-        fields["backbone"] = read_backbone(_shapes(found)).with_(frozen_stages=FROZEN_STAGES)
+        fields["backbone"] = read_backbone(shapes_of(found)).with_(frozen_stages=FROZEN_STAGES)
         state |= found
         ignored += left
     if bert is not None:
-        found, left = _read_bert(bert, layers)
-        fields |= read_transformer(_shapes(found))
+        found, left = read_bert(bert, _KINDS, layers)
+        fields |= read_transformer(shapes_of(found))
         state |= found
         ignored += left
     return fields, state, ignored
@@ -88,37 +84,7 @@ def _read_backbone(path: Path) -> tuple[dict[str, Tensor], list[str]]:
             f"{path}: expected a ResNet with torchvision's names (conv1.weight, layer1.0.conv1.weight, ...), "
             f"got {', '.join(sorted(given)[:3])}"
         )
-    state = {f"model.backbone.{n}": _single(t) for n, t in given.items() if not n.startswith("fc.")}
+    state = {f"model.backbone.{n}": as_single(t) for n, t in given.items() if not n.startswith("fc.")}
     for name in [n for n in state if n.endswith("running_var")]:
         state.setdefault(name.replace("running_var", "num_batches_tracked"), torch.tensor(0))
     return state, sorted(n for n in given if n.startswith("fc."))
-
-
-def _read_bert(path: Path, layers: int) -> tuple[dict[str, Tensor], list[str]]:
-    given = read_state_dict(path, _KINDS)
-    prefix = next((p for p in _BERT_PREFIXES if f"{p}embeddings.word_embeddings.weight" in given), None)
-    if prefix is None:
-        raise CheckpointError(
-            f"{path}: expected a BERT checkpoint (embeddings.word_embeddings.weight, with or without 'bert.' "
-            f"before it), got {', '.join(sorted(given)[:3])}"
-        )
-    state: dict[str, Tensor] = {}
-    ignored = []
-    for name, tensor in given.items():
-        stem, _, kind = name.rpartition(".")
-        ours = bert_name(f"{stem}.{_OLD_NORMS.get(kind, kind)}".removeprefix(prefix))
-        if ours is None or (ours.startswith("layers.") and int(ours.split(".")[1]) >= layers):
-            ignored.append(name)
-        else:
-            state[f"model.{ours}"] = _single(tensor)
-    if f"model.layers.{layers - 1}.fc1.weight" not in state:
-        raise CheckpointError(f"{path}: has no {layers} layers (encoder.layer.{layers - 1} is missing)")
-    return state, sorted(ignored)
-
-
-def _single(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
-
-
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
