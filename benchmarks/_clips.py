@@ -144,8 +144,8 @@ READERS: dict[str, Reader] = {
     "diptych": diptych,
     "diptych, resized": diptych_resized,
     "pyav+pillow, resized": pyav_resized,
-    "pyav": pyav,
-    "pyav, all converted": pyav_all,
+    "pyav-careful": pyav,
+    "pyav-naive": pyav_all,
     "decord": decord,
     "torchcodec": torchcodec,
 }

@@ -4,8 +4,9 @@ Run with `python benchmarks/video.py [--peer-python PATH] [--libraries FOLDERS] 
 [--json FILE]`. Makes videos of 10 and 120 seconds (25 frames a second, x264's defaults) of 320 x 240 and
 640 x 360 pixels, or takes those that `--videos` keeps, and reads 4, 8 and 16 frames in the middles of equal
 parts out of each. A video is read from its file into memory, as out of a shard. Goal: at least 2 times
-`pyav`, which decodes the video and converts the wanted frames, with equal frames (checked). `pyav, all
-converted` is how readers of published systems do it; `resized` are frames as a batch has them.
+`pyav-naive`, which decodes the video, makes each frame an array and takes the wanted ones, as readers of
+published systems do, with equal frames (checked). `pyav-careful` makes arrays of the wanted frames only;
+`resized` are frames as a batch has them.
 
 Every contender has a process of its own, in turns; the CPU seconds of its fastest clip count. decord and
 torchcodec run in `--peer-python`; torchcodec needs the libraries of an FFmpeg (`--libraries`, for
@@ -29,7 +30,7 @@ from reporting import Row, add_json, report, versus
 SIZES = ((320, 240), (640, 360))
 LENGTHS = (10, 120)
 COUNTS = (4, 8, 16)
-NAIVE = "pyav"
+NAIVE = "pyav-naive"
 OURS = "diptych"
 RESIZED = ("diptych, resized", "pyav+pillow, resized")
 AWAY = 0.1
@@ -120,7 +121,7 @@ def rows_of(found: dict[str, Found], what: str) -> list[Row]:
 
 def measure(options: argparse.Namespace, videos: Path, folder: Path) -> list[Row]:
     """Return the rows of all set-ups."""
-    names = [OURS, NAIVE, "pyav, all converted", *(PEERS if options.peer_python else ())]
+    names = [OURS, NAIVE, "pyav-careful", *(PEERS if options.peer_python else ())]
     rows: list[Row] = []
     for width, height in options.sizes:
         for seconds in options.lengths:
