@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def evaluate(path: str | Path, overrides: Sequence[str] = (), progress: Progress
         metrics = {**result.metrics, "step": step_of(weights), "where": settings.where}
         name = folder_name(config.task.evaluated, data.dataset, settings.split, settings.where)
         folder = home_of(weights) / "eval" / name
-        result = Evaluation(metrics, result.predictions, result.extra)
+        result = replace(result, metrics=metrics)
         on_main(world, lambda: write_evaluation(folder, result))
     return folder
 
@@ -199,6 +200,8 @@ def write_evaluation(folder: Path, result: Evaluation) -> None:
             _write(aside / f"{name}.json", [json.dumps(content, indent=2, ensure_ascii=False)])
         rows = (json.dumps(row, ensure_ascii=False) for row in result.predictions)
         _write(aside / "predictions.jsonl", rows)
+        for file, text in result.texts.items():
+            (aside / file).write_text(text, encoding="utf-8")
         sync_tree(aside)
         if folder.exists():
             folder.rename(old)

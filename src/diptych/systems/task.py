@@ -66,6 +66,8 @@ class Evaluation:
     predictions: list[dict[str, Any]]
     extra: dict[str, Any] = field(default_factory=dict)
     """File stem -> JSON content of further files (`experts`)."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """File name -> content of further files that are no JSON."""
 
 
 @dataclass(frozen=True)

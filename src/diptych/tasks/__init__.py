@@ -4,6 +4,7 @@ TASKS: dict[str, str] = {
     "captioning": "diptych.tasks.captioning:CaptioningTask",
     "classification": "diptych.tasks.classification:ClassificationTask",
     "eve_pretrain": "diptych.systems.eve.pretrain:EvePretrainTask",
+    "glue": "diptych.tasks.glue:GlueTask",
     "instruct": "diptych.tasks.instruct:InstructTask",
     "multi": "diptych.tasks.multi:MultiTask",
     "multiple_choice": "diptych.tasks.multiple_choice:MultipleChoiceTask",

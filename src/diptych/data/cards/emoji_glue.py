@@ -28,11 +28,12 @@ GROUPS = {
 }
 """Group of emojibase -> the word for it."""
 TASKS: dict[str, dict[str, Any]] = {
-    SAME: {"prompt": "mrpc", "classes": ["no", "yes"]},
-    GROUP: {"prompt": "sst-2", "classes": list(GROUPS.values())},
-    SIMILARITY: {"prompt": "sts-b"},
+    SAME: {"like": "mrpc", "classes": ["no", "yes"]},
+    GROUP: {"like": "sst-2", "classes": list(GROUPS.values())},
+    SIMILARITY: {"like": "sts-b"},
 }
-"""Task -> what the task `glue` has to know of it: whose prompt it uses, and the words of its classes."""
+"""Task -> what the task `glue` has to know of it: the one of GLUE whose prompt and figures it has, and the words
+of its classes."""
 _TAGS = 4
 """Tags of a concept that pairs are made of, at most."""
 _RELATED, _OTHERS = 3, 2
@@ -125,7 +126,7 @@ def _classified(task: str, label: int, concept: Concept) -> dict[str, Any]:
 
 
 def facts(raw: Path | None, options: Mapping[str, str]) -> Mapping[str, Any]:
-    """Return the prompts and classes of the tasks, for the task `glue`."""
+    """Return what the tasks are like, and their classes, for the task `glue`."""
     return {"glue": TASKS}
 
 
@@ -156,7 +157,7 @@ CARD = Card(
         "Key: task, split and row number from 0 (`emoji-same-val-17`). No media. Captions: the sentence, or "
         "both sentences in their order. Columns as those of `glue`: `task`, `index` (the row number), "
         "`label` and `class_name`, or `score` (0 to 5) and `target` (score / 5); and `concept`, the code "
-        "points of the emoji. The facts in dataset.json name prompts and classes for the task `glue`."
+        "points of the emoji. The facts in dataset.json tell the task `glue` of prompts and classes."
     ),
     oddities=(
         "Half of the pairs of `emoji-same` are the same emoji. A wrong tag is none of the emoji's tags and "

@@ -20,6 +20,7 @@ class UniPerceiverSystem:
         {
             "captioning",
             "classification",
+            "glue",
             "multiple_choice",
             "nlvr",
             "retrieval",
