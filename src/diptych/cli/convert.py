@@ -39,7 +39,8 @@ def register(app: typer.Typer) -> None:
         system: Annotated[
             str,
             typer.Argument(
-                metavar="SYSTEM", help="A system with published checkpoints: eve, snps3, soho, uniperceiver."
+                metavar="SYSTEM",
+                help="A system with published checkpoints: eve, ixc2-4khd, snps3, soho, uniperceiver.",
             ),
         ],
         checkpoint: Annotated[

@@ -14,11 +14,12 @@ from diptych.resolve import look_up
 from diptych.systems.task import Task
 from diptych.train.build import build_task
 from diptych.train.config import RunConfig
-from diptych.train.export import find_weights, read_weights, separate, write_export
+from diptych.train.export import FACTS, find_weights, read_facts, read_weights, separate, write_export
 from diptych.train.undrawn import Undrawn
 
 CONVERTERS: dict[str, str] = {
     "eve": "diptych.systems.eve.published:CONVERTER",
+    "ixc2-4khd": "diptych.systems.mllm.ixc:CONVERTER",
     "qformer": "diptych.systems.qformer.published:CONVERTER",
     "snps3": "diptych.systems.snps3.published:CONVERTER",
     "soho": "diptych.systems.soho.published:CONVERTER",
@@ -120,6 +121,13 @@ def _packaged(system: str, tokenizer: Path | None) -> Path | None:
     return Path(own) if tokenizer is None and own else tokenizer
 
 
+def _read_tokenizer(system: str, path: Path) -> Tokenizer:
+    """Read a tokenizer as the system's converter wants it: with the chat template of its checkpoints."""
+    read = getattr(converter_of(system), "read_tokenizer", Tokenizer.from_file)
+    found: Tokenizer = read(path)
+    return found
+
+
 def load_published(
     system: str,
     checkpoint: Path,
@@ -153,7 +161,7 @@ def load_published(
         )
     config = resolve(RunConfig, found.settings).config
     with Undrawn():  # all are filled from the file, or this fails
-        task = build_task(config, Tokenizer.from_file(tokenizer), assets)
+        task = build_task(config, _read_tokenizer(system, tokenizer), assets)
     own = task.state_dict()
     if own.keys() != found.state.keys():
         raise CheckpointError(
@@ -182,7 +190,7 @@ def import_to(
     """
     found = read_published(system, checkpoint, options)
     tokenizer = _packaged(system, tokenizer)
-    words = Tokenizer.from_file(tokenizer) if tokenizer is not None else None
+    words = _read_tokenizer(system, tokenizer) if tokenizer is not None else None
     write_export(out, found.state, words, found.settings, assets=assets)
     return found.ignored
 
@@ -229,7 +237,16 @@ def publish_to(system: str, export: Path, out: Path) -> list[str]:
     """
     from safetensors.torch import save_file
 
-    published, left = converter_of(system).publish(read_weights(find_weights(export)).state)
+    converter, folder = converter_of(system), find_weights(export)
+    state = read_weights(folder).state
+    # Of some models the settings say how tensors are to be put together.
+    whole = getattr(converter, "publish_model", None)
+    published: dict[str, Tensor]
+    left: list[str]
+    if whole is not None and (folder / FACTS).exists():
+        published, left = whole(state, read_facts(folder)["system"])
+    else:
+        published, left = converter.publish(state)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.tmp")
     try:
