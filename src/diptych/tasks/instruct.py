@@ -4,8 +4,9 @@ For systems that converse (`mllm`). Conversations come from the data (`conversat
 questions, captions and choices. Legend: B samples, T tokens of pictures, R rows, L tokens of a row, V words.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +17,18 @@ from diptych.data.batch import Batch
 from diptych.data.chat import ChatTokenizer, Encoded
 from diptych.data.conversations import Conversation, Wording
 from diptych.data.text import Tokenizer
-from diptych.errors import ConfigError, DataError
+from diptych.errors import ConfigError
 from diptych.systems.mllm.generation import GenerationConfig, generate
 from diptych.systems.mllm.model import MllmModel
 from diptych.systems.mllm.rows import cut, lay_out, move
 from diptych.systems.protocol import VisionLanguageModel
 from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, Task, TaskConfig
-from diptych.tasks.instruct_data import FACTS, conversations_of, pictures_of
+from diptych.tasks.instruct_data import FACTS, conversations_of, frames_of, pictures_of
+from diptych.tasks.instruct_queries import ASSET, QueryTexts, find_words, instruction_of
 from diptych.tasks.instruct_results import evaluate_instruct
+
+if TYPE_CHECKING:
+    from diptych.data.selection import Selection
 
 Blind = Literal["none", "image"]
 
@@ -61,6 +66,17 @@ class InstructConfig(WordingConfig):
         "anew.",
     )
     blind: Blind = Field("none", description="Control: `image` takes the pictures out of the conversations.")
+    ask_queries: bool = Field(
+        False,
+        description="With `system.connector.kind=qformer`: show the Q-Former the system's text and the first "
+        "question, so that its queries know what to look for (VideoChat2, stage 3).",
+    )
+    query_words: str = Field(
+        "",
+        description="The Q-Former's tokenizer (BERT's vocabulary), kept with the run; empty: that of "
+        "`init_from`, else the language model's.",
+    )
+    query_tokens: int = Field(512, ge=2, description="What the Q-Former reads is cut to so many tokens.")
     answer: GenerationConfig = Field(
         GenerationConfig(max_new_tokens=16), description="How answers are generated in evaluations."
     )
@@ -78,7 +94,13 @@ class InstructTask(Task):
     model: VisionLanguageModel
     tokenizer: ChatTokenizer
 
-    def __init__(self, model: VisionLanguageModel, config: InstructConfig, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        config: InstructConfig,
+        tokenizer: Tokenizer,
+        assets: Mapping[str, Any] | None = None,
+    ) -> None:
         """Take a model that converses; a tokenizer without a chat template gets one.
 
         Raises:
@@ -91,6 +113,26 @@ class InstructTask(Task):
                 f"{model.text_spec.vocab_size}; raise system.language.settings.vocab_size"
             )
         super().__init__(model, config, chat)
+        self._query_words = (assets or {}).get(ASSET)
+        self.queries: QueryTexts | None = None
+        if config.ask_queries:
+            self.queries = QueryTexts(self._query_words, chat, self.network, config.query_tokens)
+
+    @classmethod
+    def find_assets(
+        cls, config: TaskConfig, sources: "Sequence[tuple[str, Selection]]", init: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the Q-Former's tokenizer: `task.query_words`, or that of the model it starts from."""
+        assert isinstance(config, InstructConfig)
+        return find_words(config.query_words, init)
+
+    @classmethod
+    def create(
+        cls, model: VisionLanguageModel, config: TaskConfig, tokenizer: Tokenizer, assets: Mapping[str, Any]
+    ) -> Self:
+        """Build the task with its assets."""
+        assert isinstance(config, InstructConfig)
+        return cls(model, config, tokenizer, assets)
 
     @classmethod
     def needs(cls, config: TaskConfig) -> frozenset[str]:
@@ -145,20 +187,15 @@ class InstructTask(Task):
         for i, chat in enumerate(chats):
             if self.config.blind == "image":
                 chat, pictures[i] = chat.blind(), None
-            counts = [] if pictures[i] is None else self._counts(chat, pictures[i].grids)
+            counts = []
+            if pictures[i] is not None:
+                frames = frames_of(chat, pictures[i].grids)
+                counts = self.network.places(pictures[i].grids, frames)
+                asked = instruction_of(chat) if self.queries else ""
+                pictures[i] = replace(pictures[i], frames=frames, asked=asked)
             found = self.tokenizer.encode_chat(chat, counts, answer=answer)
             encoded.append(cut(found, self.config.max_tokens, self.tokenizer.picture_id))
         return encoded, pictures
-
-    def _counts(self, chat: Conversation, grids: Sequence[tuple[int, int]]) -> list[int]:
-        """Return the tokens of each picture or video; frames of a video are pictures of one medium."""
-        counts = [self.network.connector.count(*grid) for grid in grids]
-        media = chat.media
-        if len(media) == 1 and len(counts) > 1:
-            return [sum(counts)]
-        if not media and counts:
-            raise DataError(f"{len(counts)} pictures, but the conversation has no place for them")
-        return counts
 
     def _see(self, pictures: "Sequence[Any]", order: Sequence[int]) -> Tensor | None:
         """Return the tokens of all pictures, in the order of the rows."""
@@ -166,7 +203,13 @@ class InstructTask(Task):
         if not shown:
             return None
         views = torch.cat([found.views for found in shown]).to(self.device)
-        return self.network.see(views, [grid for found in shown for grid in found.grids])
+        grids = [grid for found in shown for grid in found.grids]
+        frames = [count for found in shown for count in found.frames]
+        asked = None
+        if self.queries is not None:
+            texts = [found.asked for found in shown for _ in found.frames]
+            asked = self.queries.ask(texts, self.device)
+        return self.network.see(views, grids, frames, asked)
 
     @torch.inference_mode()
     def answers(
@@ -180,6 +223,10 @@ class InstructTask(Task):
         stop = [self.tokenizer.eos_id]
         steps = list(generate(self.network, laid.rows, tokens, settings or self.config.answer, stop))
         return [self.tokenizer.decode_answer(row) for row in torch.stack(steps, 1).tolist()]
+
+    def assets(self) -> dict[str, Any]:
+        """Return the Q-Former's tokenizer, where it has one of its own."""
+        return {} if self._query_words is None else {ASSET: self._query_words}
 
     def evaluate(self, data: EvalData, progress: Callable[[str, int, int], None]) -> Evaluation:
         """Answer every question of a split, or measure how well answers in conversations are foretold."""

@@ -4,7 +4,7 @@ Legend: B samples, n views of a sample, S side of a view.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,7 +35,11 @@ class Pictures:
     views: Tensor
     """[n, 3, S, S]: tiles of its pictures, picture after picture."""
     grids: list[tuple[int, int]]
-    """Rows and columns of the tiles of each picture."""
+    """Rows and columns of the tiles of each picture, or frame of a video."""
+    frames: list[int] = field(default_factory=list)
+    """How many of them each medium of the conversation has; empty: one."""
+    asked: str = ""
+    """What queries of a Q-Former should look for."""
 
 
 def pictures_of(batch: Batch) -> list[Pictures | None]:
@@ -56,6 +60,18 @@ def pictures_of(batch: Batch) -> list[Pictures | None]:
             views = views[batch.frame_mask[i]]
         found.append(Pictures(views, [(1, 1)] * len(views)))
     return found
+
+
+def frames_of(chat: Conversation, grids: Sequence[tuple[int, int]]) -> list[int]:
+    """Return how many of a sample's pictures each medium of its conversation has.
+
+    Raises:
+        DataError: there are pictures, but the conversation has no place for them.
+    """
+    media = len(chat.media)
+    if not media and grids:
+        raise DataError(f"{len(grids)} pictures, but the conversation has no place for them")
+    return [len(grids)] if media == 1 else [1] * len(grids)
 
 
 def rows_about(batch: Batch) -> list[list[Mapping[str, Any]]]:

@@ -67,10 +67,11 @@ def fill(task: Task, weights: Weights, config: InitConfig) -> Filled:
 
 
 def _adapted(task: Task, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Let the system fit its tables to this picture size; return the weights and the names that changed."""
+    """Let the system fit tables and names to itself; return the weights, and whose shape has changed."""
     own = {n.removeprefix(MODEL): t for n, t in state.items() if n.startswith(MODEL)}
     fitted = {MODEL + n: t for n, t in task.model.adapt_state(own).items()}
-    return state | fitted, [n for n, t in fitted.items() if t.shape != state[n].shape]
+    others = {n: t for n, t in state.items() if not n.startswith(MODEL)}
+    return others | fitted, [n for n, t in fitted.items() if n in state and t.shape != state[n].shape]
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from diptych.blocks.qformer import QFormerConfig
 from diptych.config.schema import Section
 from diptych.data.text import Tokenizer
 from diptych.data.tiling_config import TilingConfig
@@ -80,6 +81,7 @@ class MllmConfig(SystemConfig):
     vision: VisionConfig = VisionConfig()
     tiling: TilingConfig = TilingConfig()
     connector: TilesConfig = TilesConfig()
+    qformer: QFormerConfig = QFormerConfig()
     language: LanguageConfig = LanguageConfig()
 
     def own_tokenizer(self) -> Tokenizer | None:

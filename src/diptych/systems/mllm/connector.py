@@ -20,8 +20,13 @@ Grid = tuple[int, int]
 
 
 class TilesConfig(Section):
-    """How features of tiles become tokens."""
+    """How features become tokens."""
 
+    kind: Literal["tiles", "qformer"] = Field(
+        "tiles",
+        description="`tiles`: features are merged and projected; `qformer`: queries read them "
+        "(`system.qformer`), so that a picture or a whole video becomes a fixed number of tokens.",
+    )
     merge: int = Field(
         2, ge=1, description="So many by so many neighbouring features become one token (4KHD 2, nanoVLM 4)."
     )

@@ -7,7 +7,7 @@ Legend: B samples, N views (tiles) of all pictures, S side of a tile, T tokens o
 of a row, D width of the language model, V words.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from diptych.data.image import normalise
 from diptych.errors import UsageError
+from diptych.systems.mllm.clips import Asked, ClipEncoder, by_length, clips_of, in_order
 from diptych.systems.mllm.config import MllmConfig
 from diptych.systems.mllm.connector import Connector, Grid
 from diptych.systems.mllm.language import LanguageModel
+from diptych.systems.mllm.qformer import QFormerConnector
 from diptych.systems.mllm.vision import build_encoder, exact_global_views
 from diptych.systems.mllm.vision_files import load_weights, read_settings
 from diptych.systems.protocol import ImageSpec, TextSpec, VisionLanguageModel
@@ -61,9 +63,15 @@ class MllmModel(VisionLanguageModel):
         if seen.path and torch.empty(0).device.type != "meta":
             load_weights(self.vision, seen)
         self.language = LanguageModel(config.language)
-        self.connector = Connector(
-            config.connector, config.tiling, self.vision.side, self.vision.width, self.language.width
-        )
+        self.connector: Connector | QFormerConnector
+        if config.connector.kind == "qformer":
+            self.connector = QFormerConnector(
+                config.qformer, self.vision.width, self.language.width, config.tiling
+            )
+        else:
+            self.connector = Connector(
+                config.connector, config.tiling, self.vision.side, self.vision.width, self.language.width
+            )
         self.width = self.language.width
         self.image_spec = ImageSpec(
             size=config.tiling.tile,
@@ -75,12 +83,33 @@ class MllmModel(VisionLanguageModel):
         # One more than the model's own: the token that holds places of pictures.
         self.text_spec = TextSpec(self.language.max_tokens, self.language.vocab_size + 1)
 
-    def see(self, views: Tensor, grids: Sequence[Grid]) -> Tensor:
-        """Return the tokens of pictures, [T, D], one picture behind the other.
+    def places(self, grids: Sequence[Grid], frames: Sequence[int]) -> list[int]:
+        """Return how many tokens each medium becomes.
+
+        Args:
+            grids: rows and columns of the tiles of each picture, or frame of a video.
+            frames: how many of them each medium has: 1 is a picture, more are a video.
+        """
+        first = [sum(frames[:i]) for i in range(len(frames))]
+        if isinstance(self.connector, QFormerConnector):
+            return [self.connector.count(*grids[i]) for i in first]
+        counts = [self.connector.count(*grid) for grid in grids]
+        return [sum(counts[i : i + n]) for i, n in zip(first, frames, strict=True)]
+
+    def see(
+        self,
+        views: Tensor,
+        grids: Sequence[Grid],
+        frames: Sequence[int] | None = None,
+        asked: Asked | None = None,
+    ) -> Tensor:
+        """Return the tokens of media, [T, D], one medium behind the other.
 
         Args:
             views: [N, 3, S, S] uint8, or float in 0..1: of all pictures, as `tile_picture` orders them.
-            grids: rows and columns of each picture.
+            grids: rows and columns of each picture, or frame of a video.
+            frames: how many of them each medium has; None: one. Only queries see frames together.
+            asked: what queries should look for; None: nothing in particular.
 
         Raises:
             UsageError: views of another size than the encoder reads.
@@ -92,9 +121,37 @@ class MllmModel(VisionLanguageModel):
                 f"tiles of {side} x {side}; set data.image.size={side}"
             )
         pixels = exact_global_views(normalise(views, self.image_spec), grids, self.config.tiling)
+        if isinstance(self.connector, QFormerConnector):
+            clips, owners = clips_of(pixels, grids, frames or [1] * len(grids), self.config.tiling)
+            return self._query(self.connector, clips, owners, asked)
         features: Tensor = self.vision(pixels)
         tokens: Tensor = self.connector(features, grids)
         return tokens
+
+    def _query(
+        self, connector: QFormerConnector, clips: Sequence[Tensor], owners: Sequence[int], asked: Asked | None
+    ) -> Tensor:
+        """Return the tokens of clips [T, 3, S, S], each with the question about its medium."""
+        parts, places = [], []
+        for numbers in by_length(clips).values():
+            together = torch.stack([clips[i] for i in numbers])
+            if isinstance(self.vision, ClipEncoder):
+                seen = self.vision(together)
+            else:  # frame by frame
+                seen = self.vision(together.flatten(0, 1)).unflatten(0, together.shape[:2]).flatten(1, 2)
+            ids = mask = None
+            if asked is not None:
+                rows = torch.tensor([owners[i] for i in numbers], device=asked.ids.device)
+                ids, mask = asked.ids[rows], asked.mask[rows]
+            parts.append(connector(seen, ids, mask))
+            places += numbers
+        return in_order(parts, places).flatten(0, 1)
+
+    def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return another instance's weights; those of VideoChat2's stage 1 (system qformer) get our names."""
+        if not isinstance(self.connector, QFormerConnector):
+            return dict(state)
+        return {_after_stage1(name): tensor for name, tensor in state.items()}
 
     def inputs(self, ids: Tensor, pictures: Tensor, tokens: Tensor | None) -> Tensor:
         """Return the vectors of rows, [R, L, D]: words, and tokens [T, D] of pictures at their places."""
@@ -127,6 +184,15 @@ class MllmModel(VisionLanguageModel):
     def depths(self) -> dict[str, int]:
         """Return the depths in the vision encoder: rates fall there alone, as in 4KHD's training."""
         return {f"vision.{name}": depth for name, depth in self.vision.depths().items()}
+
+
+_STAGE1 = {"visual.": "vision.model.", "visual_norm.": "connector.norm.", "qformer.": "connector.qformer."}
+"""Names in system qformer -> ours."""
+
+
+def _after_stage1(name: str) -> str:
+    part = next((part for part in _STAGE1 if name.startswith(part)), "")
+    return _STAGE1.get(part, "") + name.removeprefix(part)
 
 
 MOST_FRAMES = 256

@@ -14,6 +14,7 @@ from diptych.blocks.qformer import (
     our_qformer_name,
     published_qformer_name,
 )
+from diptych.data.tiling_config import TilingConfig
 from diptych.errors import UsageError
 
 EPS = 1e-12
@@ -22,9 +23,16 @@ EPS = 1e-12
 class QFormerConnector(nn.Module):
     """Norm, Q-Former, projection: every medium becomes Q tokens, however many frames it has."""
 
-    def __init__(self, config: QFormerConfig, visual_width: int, llm_width: int) -> None:
+    def __init__(
+        self,
+        config: QFormerConfig,
+        visual_width: int,
+        llm_width: int,
+        tiling: TilingConfig | None = None,
+    ) -> None:
+        """Build it with fresh weights; `tiling` says into how many tiles a medium is cut (default: one)."""
         super().__init__()
-        self.config = config
+        self.config, self.tiling = config, tiling or TilingConfig()
         self.norm = nn.LayerNorm(visual_width, eps=EPS)
         self.qformer = QFormer(config, visual_width)
         self.projection = nn.Linear(config.width, llm_width)
@@ -35,6 +43,10 @@ class QFormerConnector(nn.Module):
     def tokens(self) -> int:
         """Tokens that one medium becomes."""
         return self.qformer.count
+
+    def count(self, rows: int, columns: int) -> int:
+        """Return how many tokens a medium of such a grid becomes: each tile, and the whole view, its own."""
+        return self.tokens * self.tiling.views(rows, columns)
 
     def forward(
         self, seen: Tensor, instruction: Tensor | None = None, instruction_mask: Tensor | None = None

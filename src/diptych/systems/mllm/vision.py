@@ -30,10 +30,12 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 class VisionConfig(Section):
     """Which vision encoder reads the tiles, and which of its features count."""
 
-    kind: Literal["transformers", "timm", "diptych"] = Field(
+    kind: Literal["transformers", "timm", "diptych", "umt"] = Field(
         "transformers",
         description="Where the encoder comes from: a vision transformer of `transformers` (CLIP, SigLIP, "
-        "DINOv2, ViT, or the vision part of a pair of towers), one of `timm`, or a system of Diptych (EVE).",
+        "DINOv2, ViT, or the vision part of a pair of towers), one of `timm`, a system of Diptych (EVE), or "
+        "`umt`, the video transformer of VideoChat2, which sees all frames of a clip together (its "
+        "`settings` may stay empty).",
     )
     path: str = Field(
         "",
@@ -264,6 +266,12 @@ def build_encoder(config: VisionConfig, tile: int) -> VisionEncoder:
         ConfigError: settings that describe no encoder, or one that does not go with the tiles.
         UsageError: the library that it is from is not installed.
     """
+    if config.kind == "umt":
+        from diptych.systems.mllm.clips import ClipEncoder
+
+        eyes = ClipEncoder(config, tile)
+        eyes.mean, eyes.std = config.mean or eyes.mean, config.std or eyes.std
+        return eyes
     if not config.settings:
         raise ConfigError(
             "system.vision.settings is empty; give system.vision.path or the encoder's architecture"

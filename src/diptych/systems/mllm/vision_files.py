@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from diptych.blocks.video_vit import VideoVitConfig
 from diptych.errors import CheckpointError, ConfigError
 from diptych.systems.files import read_state_dict
 from diptych.systems.mllm.hugging_face import quiet, transformers
@@ -23,6 +24,15 @@ def read_settings(config: VisionConfig) -> VisionConfig:
         ConfigError: neither is given.
         CheckpointError: no encoder there.
     """
+    if config.kind == "umt":
+        if config.path:
+            raise ConfigError(
+                f"system.vision.path = {config.path}: weights of kind umt come with init_from (a run or "
+                "export of system qformer, or what `diptych convert` makes of published files); leave the "
+                "path empty"
+            )
+        sizes = VideoVitConfig.model_validate(config.settings)
+        return config.with_(settings=sizes.model_dump(mode="json"))
     if config.settings:
         return config
     if not config.path or config.kind == "timm":
