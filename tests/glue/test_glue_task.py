@@ -1,4 +1,4 @@
-"""The task `glue`: slots, losses by hand, figures and files of evaluations, what datasets say of their tasks."""
+"""The task `glue`: slots, losses by hand, figures and files of evaluations, tasks of datasets."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -182,5 +182,5 @@ def test_the_task_is_that_of_the_data(tmp_path: Path) -> None:
     assert found("task = 'rte'")["glue"]["task"] == "rte"
     with pytest.raises(UsageError, match=r"samples of 2 tasks \(cola, rte\)"):
         found(None)
-    with pytest.raises(UsageError, match="set task.task"):
+    with pytest.raises(UsageError, match=r"set task\.task"):
         task_of("auto")

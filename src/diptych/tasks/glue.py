@@ -164,9 +164,8 @@ class GlueTask(Task):
         Raises:
             DataError: one is no number of a class.
         """
-        wrong = next(
-            (x for x in labels if not isinstance(x, int) or not 0 <= x < len(self.about.classes)), None
-        )
+        known = range(len(self.about.classes))
+        wrong = next((label for label in labels if label not in known), None)
         if wrong is not None:
             raise DataError(
                 f"column 'label' says {wrong!r}, which is none of the {len(self.about.classes)} classes of "
@@ -202,11 +201,8 @@ def _only_task(selections: "Sequence[Selection]") -> str:
         found |= set(selection.column("task")) if "task" in selection.columns else set()
     if len(found) == 1:
         return str(found.pop())
-    told = (
-        f"samples of {len(found)} tasks ({', '.join(sorted(map(str, found)))})"
-        if found
-        else "no column `task`"
-    )
+    names = ", ".join(sorted(map(str, found)))
+    told = f"samples of {len(found)} tasks ({names})" if found else "no column `task`"
     raise UsageError(
         f"task glue: the training data has {told}; choose one, for example with data.split=cola_train, or "
         "set task.task"

@@ -8,7 +8,7 @@ from diptych.systems.task import TaskConfig
 
 
 class GlueConfig(TaskConfig):
-    """A task of GLUE, or one in its shape: one sentence or two, and a word of a few for a slot between them."""
+    """A task of GLUE, or one in its shape: a sentence or two, and one word of a few for a slot."""
 
     name: Literal["glue"] = "glue"
     task: str = Field(

@@ -32,8 +32,7 @@ TASKS: dict[str, dict[str, Any]] = {
     GROUP: {"like": "sst-2", "classes": list(GROUPS.values())},
     SIMILARITY: {"like": "sts-b"},
 }
-"""Task -> what the task `glue` has to know of it: the one of GLUE whose prompt and figures it has, and the words
-of its classes."""
+"""Task -> what the task `glue` has to know: whose prompt and figures it has, and the words of its classes."""
 _TAGS = 4
 """Tags of a concept that pairs are made of, at most."""
 _RELATED, _OTHERS = 3, 2
