@@ -38,11 +38,14 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def number(value: Any) -> str:
-    """Return a number with thin spaces between thousands, and at most four significant digits."""
+    """Return a number with narrow spaces between thousands, and at most four significant digits.
+
+    A line does not break within it.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if isinstance(value, int):
-        return f"{value:,}".replace(",", "\u2009")
+        return f"{value:,}".replace(",", "\u202f")
     return f"{value:.4g}"
 
 
