@@ -10,9 +10,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from diptych.blocks import video_swin, window_attention
-from diptych.blocks.products import LinearGradient, linear
-from diptych.blocks.video_swin import FramePatches, SwinBlock, VideoSwin, VideoSwinConfig, from_torchvision
-from diptych.blocks.window_attention import WindowAttention, plan_windows
+from diptych.blocks.products import LinearGradient, linear, product
+from diptych.blocks.video_swin import (
+    FramePatches,
+    SwinBlock,
+    SwinStage,
+    VideoSwin,
+    VideoSwinConfig,
+    from_torchvision,
+)
+from diptych.blocks.window_attention import WindowAttention, plan_windows, reorder
 
 CPU = torch.device("cpu")
 SMALL = VideoSwinConfig(width=8, depths=(2, 1), heads=(2, 4), window=(2, 3, 3), drop_path=0.0)
@@ -87,6 +94,34 @@ def test_every_cell_has_one_place(size: tuple[int, int, int], shifted: bool) -> 
     above = torch.randn_like(out)
     out.backward(above)
     assert torch.equal(x.grad, above)
+
+
+@pytest.mark.parametrize("size", [(2, 6, 6), (2, 3, 3), (1, 3, 9), (3, 4, 5)])
+def test_a_stage_is_its_blocks_one_after_the_other(size: tuple[int, int, int]) -> None:
+    """With whole windows, rows stay in them from block to block; without, they do not."""
+    torch.manual_seed(0)
+    stage = SwinStage(8, 2, SMALL, [0.0] * 3, last=True)
+    for parameter in stage.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, *size, 8)
+    plans = [plan_windows(size, SMALL.window, shift, CPU) for shift in ((0, 0, 0), (1, 1, 1))]
+    expected = x.flatten(1, 3)
+    for number, each in enumerate(stage.blocks):
+        expected = each(expected, plans[number % 2])
+    torch.testing.assert_close(stage(x).flatten(1, 3), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_cells_move_from_windows_to_windows() -> None:
+    size, window = (2, 4, 4), (2, 2, 2)
+    still = plan_windows(size, size, (0, 0, 0), CPU)
+    plans = [None, still, *(plan_windows(size, window, shift, CPU) for shift in ((0, 0, 0), (1, 1, 1)))]
+    assert [plan.still for plan in plans if plan is not None] == [True, False, False]
+    x = torch.arange(32.0).view(1, 32, 1)
+    for old in plans:
+        stood = x if old is None else x[:, old.there]
+        for new in plans:
+            expected = x if new is None else x[:, new.there]
+            assert torch.equal(reorder(stood, old, new), expected)
 
 
 def gradients(module: nn.Module, x: Tensor, above: Tensor) -> dict[str, Tensor]:
@@ -216,3 +251,15 @@ def test_it_computes_what_torchvision_computes() -> None:
         expected = theirs(x.transpose(1, 2))
         found = model(x).permute(0, 2, 1, 3, 4).flatten(1)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_product_has_the_gradients_of_a_linear_layer() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(5, 4, requires_grad=True)
+    x, above = torch.randn(2, 3, 4, requires_grad=True), torch.randn(2, 3, 5)
+    expected = torch.autograd.grad(F.linear(x, weight), (x, weight), above)
+    out = product(x, weight)
+    torch.testing.assert_close(out, F.linear(x, weight))
+    torch.testing.assert_close(torch.autograd.grad(out, (x, weight), above), expected)
+    (alone,) = torch.autograd.grad(product(x.detach(), weight), weight, above)
+    torch.testing.assert_close(alone, expected[1])

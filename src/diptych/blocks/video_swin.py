@@ -16,8 +16,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from diptych.blocks.drop_path import DropPath
-from diptych.blocks.products import LinearGradient, joined, linear, plain
-from diptych.blocks.window_attention import ROWS, Sizes, WindowAttention, WindowPlan, plan_windows
+from diptych.blocks.products import LinearGradient, joined, linear, plain, product
+from diptych.blocks.window_attention import (
+    ROWS,
+    Sizes,
+    WindowAttention,
+    WindowPlan,
+    plan_windows,
+    reorder,
+)
 from diptych.config.schema import Section
 
 STRIDE = 32
@@ -108,8 +115,8 @@ class SwinBlock(nn.Module):
     def forward(self, x: Tensor, plan: WindowPlan) -> Tensor:
         """Return [B, T h w, C]; `plan` puts the cells into windows."""
         y = plan.out_of(self.attn(plan.into(self.norm1(x)), plan.mask), len(x))
-        x = self.drop_path(y).add_(x)  # nothing else reads what a branch returned
-        out: Tensor = self.drop_path(self.mlp(self.norm2(x))).add_(x)
+        x = self.drop_path(y) + x
+        out: Tensor = self.drop_path(self.mlp(self.norm2(x))).add_(x)  # nothing else reads what it returned
         return out
 
 
@@ -128,7 +135,10 @@ class PatchMerging(nn.Module):
         B, T, h, w, C = x.shape
         squares = x.view(B, T, h // 2, 2, w // 2, 2, C)  # [B, T, h / 2, 2, w / 2, 2, C]
         parts = squares.permute(0, 1, 2, 4, 5, 3, 6).flatten(4)  # cells of the left column first
-        out: Tensor = self.reduction(self.norm(parts))
+        parts = self.norm(parts)
+        if plain(parts) and torch.is_grad_enabled():
+            return product(parts, self.reduction.weight)
+        out: Tensor = self.reduction(parts)
         return out
 
 
@@ -149,11 +159,24 @@ class SwinStage(nn.Module):
         size = (shape[1], shape[2], shape[3])
         halves = (self.window[0] // 2, self.window[1] // 2, self.window[2] // 2)
         plans = [plan_windows(size, self.window, shift, x.device) for shift in ((0, 0, 0), halves)]
-        x = x.flatten(1, 3)
-        for number, block in enumerate(self.blocks):
-            x = block(x, plans[number % 2])
-        x = x.view(shape)
+        x = self._in_windows(x.flatten(1, 3), plans).view(shape)
         return x if self.downsample is None else self.downsample(x)
+
+    def _in_windows(self, x: Tensor, plans: list[WindowPlan]) -> Tensor:
+        """Run the blocks; rows [B, T h w, C] stay in windows between them unless windows have padding.
+
+        Only attention cares how rows stand, so that one move from block to block does for two in each.
+        """
+        if not all(plan.whole for plan in plans):
+            for number, block in enumerate(self.blocks):
+                x = block(x, plans[number % 2])
+            return x
+        stand: WindowPlan | None = None
+        for number, block in enumerate(self.blocks):
+            plan = plans[number % 2]
+            x = block(reorder(x, stand, plan), plan.standing())
+            stand = plan
+        return reorder(x, stand, None)
 
 
 class FramePatches(nn.Module):

@@ -5,7 +5,7 @@ Legend: B clips, W windows of a clip, N positions in a window, C channels, H hea
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -40,16 +40,47 @@ class WindowPlan:
     """N."""
     mask: Tensor | None
     """[W, N, N] float32, added to scores: keeps apart what only the shift brought together; or None."""
+    still: bool
+    """Whether cells already stand in the order of the windows, so that nothing moves."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is no padding."""
+        return len(self.there) == len(self.back)
 
     def into(self, x: Tensor) -> Tensor:
         """Put the cells [B, T h w, C] into windows [B W, N, C]; padding is zero."""
-        out: Tensor = _Moved.apply(x, self.there, self.back)  # type: ignore[no-untyped-call]
+        out = x if self.still else moved(x, self.there, self.back)
         return out.view(-1, self.places, x.shape[2])
 
     def out_of(self, x: Tensor, batch: int) -> Tensor:
         """Take the cells [B, T h w, C] out of windows [B W, N, C]."""
-        out: Tensor = _Moved.apply(x.reshape(batch, len(self.there), x.shape[2]), self.back, self.there)  # type: ignore[no-untyped-call]
-        return out
+        x = x.reshape(batch, len(self.there), x.shape[2])
+        return x if self.still else moved(x, self.back, self.there)
+
+    def standing(self) -> "WindowPlan":
+        """Return the plan for cells that already stand in the order of its windows."""
+        return replace(self, still=True)
+
+
+def reorder(x: Tensor, old: WindowPlan | None, new: WindowPlan | None) -> Tensor:
+    """Take the cells [B, T h w, C] from the order of one plan's windows to that of another's.
+
+    None is the order of the clip. Neither plan has padding.
+    """
+    if old is new:
+        return x
+    if old is None or old.still:
+        return x if new is None or new.still else moved(x, new.there, new.back)
+    if new is None or new.still:
+        return moved(x, old.back, old.there)
+    return moved(x, old.back[new.there], new.back[old.there])
+
+
+def moved(x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    """Return the rows of x [B, rows, C] in another order; `inverse` takes them back."""
+    out: Tensor = _Moved.apply(x, index, inverse)  # type: ignore[no-untyped-call]
+    return out
 
 
 class _Moved(torch.autograd.Function):
@@ -68,7 +99,12 @@ class _Moved(torch.autograd.Function):
 def _moved(x: Tensor, index: Tensor, rows: int) -> Tensor:
     if len(index) > rows:  # some are padding
         x = F.pad(x, (0, 0, 0, 1))
-    return x.index_select(1, index)
+    if x.device.type != "cpu":
+        return x.index_select(1, index)
+    out = x.new_empty(len(x), len(index), x.shape[2])
+    for clip, into in zip(x, out, strict=True):  # only along the first axis all threads of a CPU copy
+        torch.index_select(clip, 0, index, out=into)
+    return out
 
 
 def fitting(size: Sizes, window: Sizes, shift: Sizes) -> tuple[Sizes, Sizes]:
@@ -96,7 +132,8 @@ def plan_windows(size: Sizes, window: Sizes, shift: Sizes, device: torch.device)
         back = torch.empty(cells + 1, dtype=torch.int64, device=device)
         back[flat] = torch.arange(len(flat), device=device)
         whole = (numbers.shape[0], numbers.shape[1], numbers.shape[2])
-        return WindowPlan(flat, back[:cells], there.shape[1], shift_mask(whole, window, shift, device))
+        mask = shift_mask(whole, window, shift, device)
+        return WindowPlan(flat, back[:cells], there.shape[1], mask, window == size)
 
 
 def into_windows(x: Tensor, window: Sizes) -> Tensor:
