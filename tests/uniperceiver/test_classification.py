@@ -10,6 +10,8 @@ import torch
 from diptych.blocks.collective import ALONE
 from diptych.data.batch import Batch
 from diptych.data.draws import Draws
+from diptych.data.sample import Sample
+from diptych.data.shards import ShardWriter
 from diptych.data.text import Tokenizer
 from diptych.errors import DataError, UsageError
 from diptych.objectives.likelihood import labelled_loss
@@ -221,3 +223,32 @@ def test_a_mixed_batch_has_both_labels() -> None:
     expected = -(target * logits.log_softmax(1)).sum(1).mean()
     torch.testing.assert_close(found.total, expected)
     assert "accuracy" not in found.metrics
+
+
+def test_some_classes_in_place_of_all() -> None:
+    whole, some = task_of(label_smoothing=0.0), task_of(label_smoothing=0.0, candidates=1)
+    batch = batch_of(pictures(2, 3, 16, 16), ["dog", 2])
+    for task in (whole, some):
+        task.model.visual.config = task.model.visual.config.with_(random_frames=False)
+        task.train()
+    chosen = some._candidates(torch.tensor([1, 2]), ALONE, 0)
+    assert chosen is not None
+    assert {1, 2} <= set(chosen.tolist()) <= {0, 1, 2}
+    seed = next(s for s in range(20) if len(some._candidates(torch.tensor([1, 2]), ALONE, s)) == 2)
+    found = some.compute_loss(batch, context(batch, seed))
+    logits = whole.logits(batch.images, seed=seed)[:, 1:]
+    torch.testing.assert_close(found.total, torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1])))
+
+
+def test_classes_of_a_column(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "mine", "mine") as writer:
+        for i, kind in enumerate(("dog", "cat", "dog")):
+            writer.write(
+                Sample(f"s{i}", {}, ("x",), split="a" if i < 1 else "b", meta={"kind": kind, "n": i})
+            )
+    place = str(tmp_path / "mine")
+    assert read_classes(f"{place}#kind") == [["cat"], ["dog"]]
+    with pytest.raises(DataError, match="no such column"):
+        read_classes(f"{place}#kinds")
+    with pytest.raises(DataError, match="no names"):
+        read_classes(f"{place}#n")

@@ -23,7 +23,12 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run directory or an export.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="A run directory or an export; or a recipe with init_from.path that says what to do.",
+            show_default=False,
+        ),
     ],
     settings: SettingsArgument = None,
 ) -> None:
@@ -48,6 +53,8 @@ def evaluate(
         out.print(score_table(metrics))
     if metrics.get("candidates"):
         out.print(candidate_line(metrics["candidates"]))
+    elif metrics.get("figures"):
+        out.print(figure_table(metrics))
     elif "accuracy" in metrics:
         out.print(accuracy_table(metrics))
     if any((metrics.get("skipped") or {}).values()):
@@ -106,6 +113,24 @@ def score_table(metrics: Mapping[str, Any]) -> "Table":
             cells = [f"{100 * scores[direction][k]:.2f}" for k in ("R@1", "R@5", "R@10")]
             median = f"{scores[direction]['median_rank']:g}"
             table.add_row("" if place else ranking, label, *cells, median)
+    return table
+
+
+def figure_table(metrics: Mapping[str, Any]) -> "Table":
+    """Lay out the figures of a task, times 100, beside what the most frequent answer gets."""
+    from rich import box
+    from rich.table import Table
+
+    what = next(name for name in ("examples", "pictures") if name in metrics)
+    title = f"{metrics['dataset']} · {metrics['split']}: {metrics['scored']} of {metrics[what]} {what} scored"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("figure")
+    usual = metrics.get("chance", {}).get("most_frequent", {})
+    for name in ("x 100", *(["most frequent answer"] if usual else [])):
+        table.add_column(name, justify="right")
+    for name in metrics["figures"]:
+        cells = [found[name] for found in (metrics, usual) if name in found]
+        table.add_row(name, *(f"{100 * cell:.2f}" for cell in cells))
     return table
 
 

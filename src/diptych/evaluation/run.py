@@ -11,6 +11,7 @@ from typing import Any
 
 from diptych.blocks.collective import ALONE, World
 from diptych.config.layers import resolve
+from diptych.config.recipes import packaged_recipes
 from diptych.data.batch import Batch
 from diptych.data.config import EVALUATED_AS
 from diptych.data.examples import Examples, expand
@@ -42,7 +43,8 @@ def evaluate(path: str | Path, overrides: Sequence[str] = (), progress: Progress
     Under `torchrun` every rank calls it: each reads a part of the split, and rank 0 writes.
 
     Args:
-        path: a run directory, an export or a checkpoint.
+        path: a run directory, an export or a checkpoint; or a recipe, whose `init_from.path` is one: its
+            sections `data`, `task` and `evaluate` then count, not those of the model.
         overrides: settings by dotted key (`evaluate.split=test`, `task.k_test=32`), not those of training.
         progress: called as `progress(stage, done, total)`.
 
@@ -52,9 +54,7 @@ def evaluate(path: str | Path, overrides: Sequence[str] = (), progress: Progress
         DataError: the dataset, the split or the pictures cannot be used; an empty selection.
         RunError: the model gives numbers that are not finite; the results cannot be written.
     """
-    weights = find_weights(path)
-    trained, task = load_task(path)
-    config = apply_overrides(trained, overrides)
+    weights, config, task = _opened(path, overrides)
     config = config.with_(data=evaluated_data(config))
     settings = config.evaluate
     device = rank_device(choose_device(settings.device, "evaluate.device"))
@@ -71,6 +71,27 @@ def evaluate(path: str | Path, overrides: Sequence[str] = (), progress: Progress
         result = replace(result, metrics=metrics)
         on_main(world, lambda: write_evaluation(folder, result))
     return folder
+
+
+def _opened(path: str | Path, overrides: Sequence[str]) -> tuple[Path, RunConfig, Task]:
+    """Return where the weights are, the settings of the evaluation, and the task as it was trained."""
+    if not _is_recipe(path):
+        trained, task = load_task(path)
+        return find_weights(path), apply_overrides(trained, overrides), task
+    asked = resolve(RunConfig, str(path), overrides).config
+    if not asked.init_from.path:
+        raise ConfigError(
+            f"{path}: a recipe says what to do, not with which weights; give init_from.path=MODEL"
+        )
+    trained, task = load_task(asked.init_from.path)
+    kept = {"data": asked.data, "task": asked.task, "evaluate": asked.evaluate}
+    return find_weights(asked.init_from.path), trained.with_(**kept), task
+
+
+def _is_recipe(path: str | Path) -> bool:
+    """Tell recipes (YAML files and packaged ones) from folders with weights."""
+    place = Path(path)
+    return place.suffix in (".yaml", ".yml") or (not place.is_dir() and str(path) in packaged_recipes())
 
 
 def apply_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:

@@ -79,6 +79,7 @@ class Targets:
         synonyms: Synonyms = "first",
         seed: int = 0,
         encode: Encode | None = None,
+        some: Tensor | None = None,
     ) -> Tensor:
         """Return the features of all targets, [C, D].
 
@@ -91,6 +92,7 @@ class Targets:
             synonyms: which rows stand for a target.
             seed: decides what is `random`; the same on all ranks.
             encode: turns rows into features, in the place of the model.
+            some: [n] int64 on the CPU: with gradients encode these targets alone, in this order.
         """
         compute = encode or (lambda rows: model.target_features(rows, self.kind))
         device = next(model.parameters()).device
@@ -98,7 +100,7 @@ class Targets:
             self.rows = self.rows.to(device)
         if torch.is_grad_enabled():
             self.encoded += 1
-            return self._chosen(synonyms, seed, lambda rows: _shared(compute, rows, world))
+            return self._chosen(synonyms, seed, lambda rows: _shared(compute, rows, world), some)
         key = (*_version(model), synonyms, seed if synonyms == "random" else 0)
         if self._kept is None or key != self._key:
             self.encoded += 1
@@ -106,19 +108,22 @@ class Targets:
             self._key = key
         return self._kept
 
-    def _chosen(self, synonyms: Synonyms, seed: int, encode: Encode) -> Tensor:
-        """Encode the rows that stand for the targets."""
-        if int(self.counts.max()) == 1:
+    def _chosen(self, synonyms: Synonyms, seed: int, encode: Encode, some: Tensor | None = None) -> Tensor:
+        """Encode the rows that stand for the targets, or for some of them."""
+        counts, first = (self.counts, self._first) if some is None else (self.counts[some], self._first[some])
+        if some is None and int(counts.max()) == 1:
             return encode(self.rows)
         if synonyms == "mean":
-            every = F.normalize(encode(self.rows).float(), dim=-1)
-            of = torch.arange(len(self)).repeat_interleave(self.counts).to(every.device)
-            return every.new_zeros(len(self), every.shape[1]).index_add(0, of, every)
-        place = torch.zeros(len(self), dtype=torch.int64)
+            inside = torch.arange(int(counts.sum())) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+            rows = first.repeat_interleave(counts) + inside
+            every = F.normalize(encode(self.rows.take(rows)).float(), dim=-1)
+            of = torch.arange(len(counts)).repeat_interleave(counts).to(every.device)
+            return every.new_zeros(len(counts), every.shape[1]).index_add(0, of, every)
+        place = torch.zeros(len(counts), dtype=torch.int64)
         if synonyms == "random":
             drawn = torch.rand(len(self), generator=torch.Generator().manual_seed(seed))
-            place = (drawn * self.counts).long()
-        return encode(self.rows.take(self._first + place))
+            place = ((drawn if some is None else drawn[some]) * counts).long()
+        return encode(self.rows.take(first + place))
 
 
 def _rows(rows: Sequence[Sequence[int]]) -> TargetRows:

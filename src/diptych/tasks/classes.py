@@ -62,6 +62,8 @@ def read_classes(what: str, key: str = "task.target") -> list[list[str]]:
         DataError: a file that cannot be read, or holds something else.
     """
     path = Path(what)
+    if "#" in what:
+        return _of_column(what, key)
     if (path / NAMES_FILE).exists():
         found = TargetSet.load(path)
     else:
@@ -73,6 +75,20 @@ def read_classes(what: str, key: str = "task.target") -> list[list[str]]:
             raise UsageError(f"{key} = {what}: is {len(sets)} sets; name one ({sets[0].name}, ...)")
         found = sets[0]
     return checked_classes([list(names) for names in found.classes], f"{key} = {what}")
+
+
+def _of_column(what: str, key: str) -> list[list[str]]:
+    """Return what a column of a dataset says: `PATH#COLUMN` or `PATH:SPLIT#COLUMN`."""
+    from diptych.data.index import ShardDataset
+
+    place, _, column = what.rpartition("#")
+    path, split = (
+        (place, None) if Path(place).exists() else (place.rpartition(":")[0], place.rpartition(":")[2])
+    )
+    try:
+        return labels_seen([ShardDataset.open(path).select(split, None)], column)
+    except DataError as error:
+        raise DataError(f"{key} = {what}: {error}") from error
 
 
 def checked_classes(content: Any, where: str) -> list[list[str]]:

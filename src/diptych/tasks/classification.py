@@ -132,8 +132,12 @@ class ClassificationTask(Task):
             if config.mixup or config.cutmix
             else unmixed(batch.images)
         )
-        logits = self.logits(mixed.images, batch.image_sizes, world=world, seed=seed)
         counted = labels != UNKNOWN
+        some = self._candidates(labels, world, seed)
+        logits = self.logits(mixed.images, batch.image_sizes, world=world, seed=seed, some=some)
+        if some is not None:
+            # Their places among the candidates, which are in the order of their numbers.
+            labels = torch.searchsorted(some.to(labels.device), labels)
         counted = counted & counted[mixed.partner]
         terms = mixed.share * labelled_loss(logits, labels, config.label_smoothing)
         if mixed.share < 1:
@@ -145,8 +149,23 @@ class ClassificationTask(Task):
         metrics = {"accuracy": accuracy} if mixed.share == 1 else {}
         return Loss(loss, {"classification": loss}, metrics)
 
+    def _candidates(self, labels: Tensor, world: World, seed: int) -> Tensor | None:
+        """Return the classes of a step [n] int64 on the CPU, the same on all ranks; None: all."""
+        wanted = self.config.candidates
+        if not 0 < wanted < len(self.classes) or self.classifier is not None:
+            return None
+        own = world.gather(labels).cpu()
+        drawn = torch.randperm(len(self.classes), generator=torch.Generator().manual_seed(seed))[:wanted]
+        return torch.cat([own[own != UNKNOWN], drawn]).unique()
+
     def logits(
-        self, images: Tensor, sizes: Tensor | None = None, *, world: World = ALONE, seed: int = 0
+        self,
+        images: Tensor,
+        sizes: Tensor | None = None,
+        *,
+        world: World = ALONE,
+        seed: int = 0,
+        some: Tensor | None = None,
     ) -> Tensor:
         """Return a score for each class, [B, C] float32.
 
@@ -155,18 +174,29 @@ class ClassificationTask(Task):
             sizes: `Batch.image_sizes`.
             world: the ranks that share a step, and the encoding of targets.
             seed: decides which synonyms are taken.
+            some: classes [n] to score, on the CPU; None: all.
         """
         visual = embed_pictures(self.model, images, self.config.blind, sizes)
-        return self.scores(self.model.encode_visual(visual), images.ndim == 5, world=world, seed=seed)
+        seen = self.model.encode_visual(visual)
+        return self.scores(seen, images.ndim == 5, world=world, seed=seed, some=some)
 
-    def scores(self, seen: Encoded, clips: bool, *, world: World = ALONE, seed: int = 0) -> Tensor:
-        """Return a score for each class [B, C] of encoded pictures, or `clips`."""
+    def scores(
+        self,
+        seen: Encoded,
+        clips: bool,
+        *,
+        world: World = ALONE,
+        seed: int = 0,
+        some: Tensor | None = None,
+    ) -> Tensor:
+        """Return a score for each class [B, C] of encoded pictures, or `clips`; see `logits`."""
         if self.classifier is not None:
             linear: Tensor = self.classifier(seen.pooled if seen.pooled_raw is None else seen.pooled_raw)
             return linear.float()
         names = self.config.synonyms if self.training else self.config.eval_synonyms
+        encode = self._as_texts if self.itc else None
         targets = self.targets.features(
-            self.model, world, synonyms=names, seed=seed, encode=self._as_texts if self.itc else None
+            self.model, world, synonyms=names, seed=seed, encode=encode, some=some
         )
         if self.itc is not None:
             features = self.itc.project_visual(seen.pooled)

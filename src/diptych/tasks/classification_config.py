@@ -14,9 +14,9 @@ class ClassificationConfig(TaskConfig):
     target: str = Field(
         "auto",
         description="What to choose from: a list of Diptych (`imagenet-1k`), a file of names (`.txt`: a "
-        "class a line, synonyms behind tabs; `.json`), a target set (`diptych targets build`), a "
-        "prepared dataset, or `auto`: the classes of `init_from`, else what the label column of the "
-        "training data says.",
+        "class a line, synonyms behind tabs; `.json`), a target set (`diptych targets build`), a prepared "
+        "dataset with a list of its own, what a column of one says (`data/mine:train#name`), or `auto`: the "
+        "classes of `init_from`, else what the label column of the training data says.",
     )
     label: str = Field(
         "label",
@@ -48,6 +48,12 @@ class ClassificationConfig(TaskConfig):
     )
     label_smoothing: float = Field(
         0.1, ge=0, lt=1, description="Share of the target spread over all classes."
+    )
+    candidates: int = Field(
+        0,
+        ge=0,
+        description="Ours: in training choose among so many random classes, and those of the batch, in place "
+        "of all of them; 0: all.",
     )
     mixup: float = Field(
         0.0, ge=0, description="Pictures are blended in pairs by Beta(mixup, mixup); 0: off. Published: 0.8."
