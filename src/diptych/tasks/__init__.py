@@ -6,6 +6,8 @@ TASKS: dict[str, str] = {
     "eve_pretrain": "diptych.systems.eve.pretrain:EvePretrainTask",
     "glue": "diptych.tasks.glue:GlueTask",
     "instruct": "diptych.tasks.instruct:InstructTask",
+    "mllm_words": "diptych.systems.mllm.words:WordsTask",
+    "mllm_eval": "diptych.tasks.mllm_eval:MllmEvalTask",
     "multi": "diptych.tasks.multi:MultiTask",
     "multiple_choice": "diptych.tasks.multiple_choice:MultipleChoiceTask",
     "nlvr": "diptych.tasks.nlvr:NlvrTask",
