@@ -141,18 +141,28 @@ def _command(arguments: Sequence[str]) -> None:
     sys.exit(run_command(list(arguments)))
 
 
-def found(path: Path) -> dict[str, Any] | None:
+TEST = "eval/*_test*/metrics.json"
+"""Evaluations of the test split in a run directory."""
+
+
+def found(path: Path, files: str = TEST) -> dict[str, Any] | None:
     """Return the evaluation of a run, if there is one."""
-    files = sorted(path.glob("eval/*_test*/metrics.json"))
-    return read_json(files[0]) if files else None
+    there = sorted(path.glob(files))
+    return read_json(there[0]) if there else None
 
 
 def result(
-    run: Run, out: Path, seeds: Sequence[int], figures: Figures, unit: str = "", prefix: str = ""
+    run: Run,
+    out: Path,
+    seeds: Sequence[int],
+    figures: Figures,
+    unit: str = "",
+    prefix: str = "",
+    files: str = TEST,
 ) -> dict[str, Any] | None:
     """Return the figures of a run over the seeds that are there, None without any."""
     paths = {seed: out / f"seed{seed}" / run.name for seed in seeds}
-    metrics = {seed: score for seed, path in paths.items() if (score := found(path)) is not None}
+    metrics = {seed: score for seed, path in paths.items() if (score := found(path, files)) is not None}
     if not metrics:
         return None
     scores = {seed: figures(one) for seed, one in metrics.items()}

@@ -166,7 +166,7 @@ class ChatTokenizer(Tokenizer):
             ) from error
 
     def encode_chat(
-        self, conversation: Conversation, counts: Sequence[int], *, answer: bool = False
+        self, conversation: Conversation, counts: Sequence[int], *, answer: bool = False, begun: str = ""
     ) -> Encoded:
         """Return a conversation as tokens.
 
@@ -178,13 +178,14 @@ class ChatTokenizer(Tokenizer):
             conversation: the turns.
             counts: [n] tokens of each picture or video, in their order.
             answer: for generation: put the beginning of an assistant's turn behind it, and learn nothing.
+            begun: with `answer`: what the answer begins with.
 
         Raises:
             DataError: another number of pictures, a text with special tokens in it, or a template whose
                 beginning of a conversation changes with what follows.
         """
         self._check(conversation, counts)
-        text = self.render(conversation, answer=answer)
+        text = self.render(conversation, answer=answer) + begun
         spans = [] if answer else self._answers(conversation)
         found = self._raw.encode(text, add_special_tokens=False)
         sizes = iter(counts)

@@ -22,10 +22,32 @@ _VICUNA = (
     "{%- if add_generation_prompt -%}{{ 'ASSISTANT: ' }}{%- endif -%}"
 )
 
+_VIDEOCHAT2 = (
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'system' -%}{{ message['content'] | trim + ' ###' }}"
+    "{%- elif message['role'] == 'user' -%}"
+    "{%- if loop.first -%}{{ '###' }}{%- endif -%}{{ 'Human: ' + message['content'] | trim + ' ###' }}"
+    "{%- else -%}{{ 'Assistant: ' + message['content'] | trim + ' ###' }}"
+    "{%- endif -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ 'Assistant: ' }}{%- endif -%}"
+)
+
+_MISTRAL = (
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'system' -%}{{ message['content'] | trim + ' ' }}"
+    "{%- elif message['role'] == 'user' -%}{{ '[INST] ' + message['content'] | trim + ' [/INST] ' }}"
+    "{%- else -%}{{ message['content'] | trim + '</s> ' }}"
+    "{%- endif -%}{%- endfor -%}"
+)
+
 TEMPLATES: dict[str, str] = {
     "chatml": _turns("<|im_start|>", "<|im_end|>"),
     "internlm": _turns("[UNUSED_TOKEN_146]", "[UNUSED_TOKEN_145]", "</s>"),
     "vicuna": _VICUNA,
+    "videochat2": _VIDEOCHAT2,
+    "videochat2_mistral": _MISTRAL,
 }
 """`chatml`: without the system turn that some models put in front by themselves; `internlm`: that of
-InternLM-XComposer2 in training; `vicuna`: that of LLaVA 1.5 and Video-LLaVA, without their system sentence."""
+InternLM-XComposer2 in training; `vicuna`: that of LLaVA 1.5 and Video-LLaVA, without their system sentence;
+`videochat2` and `videochat2_mistral`: turns of VideoChat2 on Vicuna (`###Human: ... ###Assistant: ... ###`)
+and on Mistral (`[INST]`)."""

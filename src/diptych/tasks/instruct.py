@@ -81,6 +81,11 @@ class InstructConfig(WordingConfig):
         GenerationConfig(max_new_tokens=16), description="How answers are generated in evaluations."
     )
 
+    @property
+    def evaluated(self) -> str:
+        """Name that an evaluation goes by; that of the control is another."""
+        return self.name if self.blind == "none" else f"{self.name}-blind"
+
 
 class InstructTask(Task):
     """Next-token prediction of the assistant's turns; evaluation by generated answers."""
@@ -173,7 +178,7 @@ class InstructTask(Task):
         return loss, (scores.argmax(1) == wanted).sum(), learned.sum()
 
     def encode(
-        self, batch: Batch, chats: Sequence[Conversation], *, answer: bool = False
+        self, batch: Batch, chats: Sequence[Conversation], *, answer: bool = False, begun: str = ""
     ) -> tuple[list[Encoded], "list[Any]"]:
         """Return the conversations as tokens, and the pictures of each.
 
@@ -181,6 +186,7 @@ class InstructTask(Task):
             batch: B samples.
             chats: [B] what is said about each.
             answer: they wait for an answer.
+            begun: what the answer begins with.
         """
         pictures: list[Any] = pictures_of(batch)
         encoded = []
@@ -191,11 +197,15 @@ class InstructTask(Task):
             if pictures[i] is not None:
                 frames = frames_of(chat, pictures[i].grids)
                 counts = self.network.places(pictures[i].grids, frames)
-                asked = instruction_of(chat) if self.queries else ""
+                asked = self.instruction(chat) if self.queries else ""
                 pictures[i] = replace(pictures[i], frames=frames, asked=asked)
-            found = self.tokenizer.encode_chat(chat, counts, answer=answer)
+            found = self.tokenizer.encode_chat(chat, counts, answer=answer, begun=begun)
             encoded.append(cut(found, self.config.max_tokens, self.tokenizer.picture_id))
         return encoded, pictures
+
+    def instruction(self, chat: Conversation) -> str:
+        """Return what the Q-Former is told of a conversation."""
+        return instruction_of(chat)
 
     def _see(self, pictures: "Sequence[Any]", order: Sequence[int]) -> Tensor | None:
         """Return the tokens of all pictures, in the order of the rows."""
@@ -213,10 +223,18 @@ class InstructTask(Task):
 
     @torch.inference_mode()
     def answers(
-        self, batch: Batch, chats: Sequence[Conversation], settings: GenerationConfig | None = None
+        self,
+        batch: Batch,
+        chats: Sequence[Conversation],
+        settings: GenerationConfig | None = None,
+        *,
+        begun: str = "",
     ) -> list[str]:
-        """Return the assistant's next words in each conversation, [B]."""
-        encoded, pictures = self.encode(batch, chats, answer=True)
+        """Return the assistant's next words in each conversation, [B].
+
+        Answers are made to begin with `begun`, which is not returned.
+        """
+        encoded, pictures = self.encode(batch, chats, answer=True, begun=begun)
         laid = lay_out(encoded, self.tokenizer.pad_id, self.tokenizer.picture_id, left=True)
         laid = move(laid, self.device)
         tokens = self._see(pictures, laid.order)
