@@ -47,7 +47,7 @@ class MllmSystem:
 
     name = "mllm"
     config_class: type[SystemConfig] = MllmConfig
-    supports = frozenset({"instruct", "mllm_words"})
+    supports = frozenset({"instruct", "mllm_eval", "mllm_words"})
 
     def build(self, config: SystemConfig) -> VisionLanguageModel:
         """Build the model: parts that have a path are loaded from there, others drawn (torch's generator)."""
