@@ -169,8 +169,6 @@ def run(options: argparse.Namespace) -> list[Row]:
     rows.append(versus("step", steps["ours"], steps["padded"], "s", "names padded", less=True))
     names = timed({"ours": ours.names, "padded": theirs.names}, options.rounds)
     rows.append(versus("names", names["ours"], names["padded"], "s", "names padded", less=True))
-    share = names["padded"] / steps["padded"]
-    rows.append(Row("share of names in the padded step", round(share, 3), "of it"))
     batches = [batch.images] * options.batches
     calls = {
         "ours": lambda: ours.evaluate(batches, once=True),

@@ -6,6 +6,7 @@ model.encode_text("a cat")                            # [1, D]
 model.match("cat.jpg", ["a cat", "a dog"])            # [2] probabilities
 model.choose("cat.mp4", ["a cat runs", "a cat sits"]) # [1, 2] probabilities, which of them it is
 model.answer("cat.jpg", "What animal is it?")[0].text
+model.classify("cat.jpg", ["cat", "dog", "fox"])[0].text
 ```
 
 Pictures are decoded and resized, and texts cleaned, exactly as `diptych eval` does, by the settings that the
@@ -30,8 +31,10 @@ from diptych.objectives.contrastive import ContrastiveHead
 from diptych.objectives.pair_scores import PairScorer
 from diptych.systems.protocol import Encoded, VisionLanguageModel, Visual
 from diptych.systems.task import Task
+from diptych.tasks.classification_results import probabilities as class_probabilities
 from diptych.tasks.fused import embed_pictures
 from diptych.tasks.nlvr import NlvrTask
+from diptych.tasks.open_vocabulary import NameClassifiers
 from diptych.tasks.vqa import ASSET as ANSWERS
 from diptych.tasks.vqa import VqaTask
 from diptych.tasks.vqa_answers import read_answers
@@ -134,6 +137,7 @@ class LoadedModel:
         self._precision, self._batch_size = precision, batch_size
         several: dict[str, Task] = getattr(task, "tasks", {})
         self._tasks = list(several.values()) or [task]
+        self._names = NameClassifiers(self._tasks, self._name)
 
     @property
     def model(self) -> VisionLanguageModel:
@@ -144,8 +148,10 @@ class LoadedModel:
         weights = sum(p.numel() for p in self.task.parameters())
         return f"<{self.config.system.name}, {self.config.task.name}: {weights:,} weights on {self.device}>"
 
-    def can(self, what: Literal["encode", "match", "choose", "answer", "judge"]) -> bool:
+    def can(self, what: Literal["encode", "match", "choose", "answer", "judge", "classify"]) -> bool:
         """Return whether it has the heads for `match`, `choose`, ..., or both methods `encode_...`."""
+        if what == "classify":  # among names of one's own
+            return self._names.able
         if what in ("answer", "judge"):
             kind = VqaTask if what == "answer" else NlvrTask
             return any(isinstance(task, kind) for task in self._tasks)
@@ -278,6 +284,45 @@ class LoadedModel:
         names = task.answers.names
         ranked = [
             tuple((names[i], value) for i, value in zip(row, values, strict=True))
+            for row, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+        return [Answer(*row[0], row) for row in ranked]
+
+    def classify(
+        self,
+        pictures: Picture | Sequence[Picture],
+        classes: Sequence[str] | str | Path | None = None,
+        *,
+        top: int = 5,
+        prompts: Sequence[str] = ("{}",),
+    ) -> list[Answer]:
+        """Tell which class each picture is of, by the names of the classes (open vocabulary).
+
+        Args:
+            pictures: see `encode_image`.
+            classes: names; a file of names, one a line with synonyms behind tabs; a list of Diptych such as
+                `imagenet-1k`; None: those that the model was trained on.
+            top: how many classes `Answer.ranked` holds.
+            prompts: texts with `{}` for the name, whose features are averaged.
+
+        Raises:
+            UsageError: the model cannot compare pictures with names; no such list.
+            DataError: a picture or file that cannot be used.
+        """
+        task = self._names.task(classes, prompts)
+        seen = picture_list(pictures)
+
+        def score(chunk: list[Picture]) -> Tensor:
+            images, sizes = framed_pictures(chunk, self.config.data.image, self.config.data.video)
+            sizes = None if sizes is None else sizes.to(self.device)
+            return class_probabilities(task, images.to(self.device), sizes, self.config.data.video.frames)
+
+        scores = self._each(score, seen)
+        if not len(scores):
+            return []
+        best = scores.topk(min(top, scores.shape[1]), dim=1)
+        ranked = [
+            tuple((task.classes.names[i][0], value) for i, value in zip(row, values, strict=True))
             for row, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
         return [Answer(*row[0], row) for row in ranked]

@@ -1,13 +1,16 @@
 """Published Uni-Perceiver checkpoints: current and former layouts, dense and with experts, there and back."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+import diptych
 from diptych.cli.main import run
 from diptych.errors import CheckpointError
 from diptych.systems.uniperceiver.checkpoint import import_checkpoint
@@ -135,6 +138,31 @@ def test_the_command_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     assert run(["convert", "eve", str(tmp_path / "up.pth"), str(out), "--force", "--visual-type", "use"]) != 0
     assert "no type row" in capsys.readouterr().err
+
+
+def test_a_users_pictures_and_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, state = weights_of()
+    torch.save({"model": to_published(state)}, tmp_path / "up.pth")
+    Image.new("RGB", (40, 30), (200, 20, 20)).save(tmp_path / "a.png")
+    (tmp_path / "names.txt").write_text("a red square\trot\na dog\n")
+    model = diptych.load("uniperceiver", tmp_path / "up.pth")
+    assert model.can("classify")
+    (found,) = model.classify(tmp_path / "a.png", ["a red square", "a dog"])
+    assert sum(score for _, score in found.ranked) == pytest.approx(1)
+    pictures, texts = model.encode_image(tmp_path / "a.png"), model.encode_text(["a red square", "a dog"])
+    factor = 1 / model.model.temperature("img_cls")
+    expected = (factor.detach() * pictures @ texts.T).softmax(1)[0]
+    assert dict(found.ranked)["a dog"] == pytest.approx(float(expected[1]), abs=1e-4)
+    (own,) = model.classify(tmp_path / "a.png", top=3)
+    assert len(own.ranked) == 3
+    assert run(["convert", "uniperceiver", str(tmp_path / "up.pth"), str(tmp_path / "up")]) == 0
+    capsys.readouterr()
+    picture, names = str(tmp_path / "a.png"), str(tmp_path / "names.txt")
+    assert run(["predict", str(tmp_path / "up"), "-i", picture, "--classes", names, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["classes"]
+    assert [name for name, _ in said[0]["answers"]] in (["a red square", "a dog"], ["a dog", "a red square"])
+    assert run(["predict", str(tmp_path / "up"), "-i", picture, "--classes", names]) == 0
+    assert "a dog" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

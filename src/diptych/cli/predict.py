@@ -43,22 +43,38 @@ def predict(
     statement: Annotated[
         list[str] | None, typer.Option("--statement", "-s", help="A statement about two pictures.")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Answers shown for a question.")] = 5,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes",
+            "-c",
+            help="Names to choose from: a text file, one a line; or a list such as imagenet-1k.",
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Answers or classes shown.")] = 5,
     device: Annotated[Device, typer.Option(help="auto: a GPU if there is one.")] = Device.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Compare pictures with texts, answer questions about them, or judge statements about two of them."""
+    """Compare pictures with texts or names, answer questions about them, judge statements about two."""
     from diptych.api import load
     from diptych.errors import UsageError
 
-    if not (text or question or statement):
-        raise UsageError("predict: nothing to say about the pictures; give --text, --question or --statement")
+    if not (text or question or statement or classes):
+        raise UsageError(
+            "predict: nothing to say about the pictures; give --text, --classes, --question or --statement"
+        )
     if statement and len(image) != 2:
         raise UsageError(f"predict: a statement is about two pictures, got {len(image)} of --image")
     model = load(None, run, device=device.value)
     found: dict[str, Any] = {"images": [str(path) for path in image]}
     if text:
         found["texts"] = _texts(model, image, text)
+    if classes:
+        named = model.classify(image, classes, top=top)
+        found["classes"] = [
+            {"image": str(path), "class": said.text, "answers": [list(pair) for pair in said.ranked]}
+            for path, said in zip(image, named, strict=True)
+        ]
     if question:
         found["questions"] = _answers(model, image, question, top)
     if statement:
@@ -115,7 +131,12 @@ def _show(found: dict[str, Any]) -> None:
 
     out = console()
     several = len(found["images"]) > 1
-    for kind, name in (("texts", "text"), ("questions", "question"), ("statements", "statement")):
+    for kind, name in (
+        ("texts", "text"),
+        ("classes", "class"),
+        ("questions", "question"),
+        ("statements", "statement"),
+    ):
         rows = found.get(kind)
         if not rows:
             continue
