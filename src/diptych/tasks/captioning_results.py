@@ -114,6 +114,7 @@ def figures(rows: Sequence[dict[str, Any]], *, meteor: bool = True) -> dict[str,
     return {
         "scored": len(scored),
         "headline": "cider",
+        "figures": list(found.overall),
         **found.overall,
         "unavailable": unavailable,
         "words": sum(map(len, words)) / len(words),

@@ -72,10 +72,12 @@ def figures(rows: Sequence[dict[str, Any]], about: "GlueTaskFacts") -> dict[str,
         return {"scored": 0}
     rule = RULES.get(about.like, Rule())
     right = [row["right"] for row in scored]
+    scores = glue_scores(rule, [row["prediction"] for row in scored], right)
     found: dict[str, Any] = {
         "scored": len(scored),
         "headline": rule.headline,
-        **glue_scores(rule, [row["prediction"] for row in scored], right),
+        "figures": list(scores),
+        **scores,
     }
     if not about.scores:
         usual = Counter(right).most_common(1)[0][0]
