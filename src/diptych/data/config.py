@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from diptych.config.schema import Section
 from diptych.data.mixture_config import EVALUATED_AS, Examples, MixtureConfig, SourceConfig
+from diptych.data.tiling_config import TilingConfig
 from diptych.data.video_config import VideoConfig
 
 __all__ = ["EVALUATED_AS", "DataConfig", "Examples", "MixtureConfig", "SourceConfig"]
@@ -30,14 +31,21 @@ class ImageConfig(Section):
     """How a picture becomes `size` x `size` pixels, or fits into a frame (per sample, in the loader)."""
 
     size: int = Field(224, ge=1, description="Side of the pictures in pixels; the system's must be the same.")
-    resize: Literal["squash", "crop", "random_crop", "zoom_crop", "pad", "fit"] = Field(
+    resize: Literal["squash", "crop", "random_crop", "zoom_crop", "pad", "fit", "tiles"] = Field(
         "squash",
         description="`squash`: to the square, ignoring the aspect ratio; `crop`: the central square; "
         "`random_crop`: a random part (evaluation: `squash`, as published); `zoom_crop`: a square at a "
         "random place, its side the shorter one divided by `zoom` (evaluation: the centre); `pad`: the whole "
         "picture with bars of `background`; `fit`: the whole picture in its own shape, within `long` and "
-        "`short`, for systems that take pictures of any size.",
+        "`short`, for systems that take pictures of any size; `tiles`: cut into tiles of `size` as `tiling` "
+        "says, for multimodal language models.",
     )
+    tiling: TilingConfig = Field(
+        TilingConfig(),
+        description="`tiles`: how pictures are cut. That of the system (`system.tiling`) where it has one, "
+        "whatever is set here; sources that are drawn from by themselves may have limits of their own.",
+    )
+    pictures: int = Field(1, ge=1, description="`tiles`: most pictures of a sample.")
     long: int = Field(1000, ge=1, description="`fit`: longest side in pixels.")
     short: int = Field(600, ge=1, description="`fit`: shorter side in pixels at most.")
     train_long: int = Field(0, ge=0, description="`fit`: the longest side in training; 0: `long`.")
@@ -80,6 +88,12 @@ class ImageConfig(Section):
     def _is_colour(cls, value: str) -> str:
         parse_colour(value)
         return value
+
+    @model_validator(mode="after")
+    def _tiles(self) -> Self:
+        if self.resize == "tiles" and self.flip:
+            raise ValueError("flip: tiles are not mirrored; set it to 0")
+        return self
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
@@ -436,10 +450,16 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _own_shapes(self) -> Self:
-        if self.image.resize == "fit" and (self.augment.moves or self.augment.moves_some):
+        if self.image.resize in ("fit", "tiles") and (self.augment.moves or self.augment.moves_some):
             raise ValueError(
                 "augment: rotation, zoom, stretch, translation and RandAugment's Shear, Translate and Rotate "
-                "move what is in a frame, but with image.resize = fit a frame has padding; switch them off"
+                f"move what is in a frame, but with image.resize = {self.image.resize} a frame has padding "
+                "or is part of a picture; switch them off"
+            )
+        if self.image.resize == "tiles" and self.video.frames:
+            raise ValueError(
+                f"video.frames = {self.video.frames}: frames of clips are not cut into tiles; set "
+                "image.resize to another rule, or video.frames = 0"
             )
         if self.loader.pack and self.text.per_picture > 1:
             raise ValueError(

@@ -327,6 +327,8 @@ def random_box(
 
 def smallest_side(config: ImageConfig) -> int | None:
     """Return the `reduce_to` that leaves every part the loader may cut out large enough; None: none does."""
+    if config.resize == "tiles":
+        return None
     if config.resize == "fit":
         largest = config.short if config.train_short is None else max(config.short, config.train_short[1])
         return largest if config.interpolation == "bicubic" else None

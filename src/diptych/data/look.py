@@ -31,6 +31,8 @@ class Look:
     """[frames of a clip] in 0..1; None: nothing is random, or there are no clips."""
     sizes: list[tuple[int, int]] = field(default_factory=list)
     """Gets height and width of each of the N, inside the memory for it."""
+    grids: list[tuple[int, int, int]] = field(default_factory=list)
+    """Gets, of pictures cut into tiles, rows, columns and views of each."""
     shown: list[bool] = field(default_factory=list)
     """Gets, of clips, whether each of the N frames is shown for the first time."""
 

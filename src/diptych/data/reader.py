@@ -23,6 +23,7 @@ from diptych.data.plan import Drawn
 from diptych.data.sample import Sample
 from diptych.data.still_reader import StillReader
 from diptych.data.text import Tokenizer, clean
+from diptych.data.tile_reader import TileReader
 from diptych.errors import ConfigError, DataError, RemoteError
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class Piece:
     """The question, statement or choice of each; None for samples."""
     sizes: list[list[tuple[int, int]]] = field(default_factory=list)
     """Height and width of the picture(s) of each in their frames; empty where all fill them."""
+    grids: list[list[tuple[int, int, int]]] = field(default_factory=list)
+    """Rows, columns and views of each picture of each; empty where pictures are not cut into tiles."""
     shown: list[list[bool]] = field(default_factory=list)
     """Of clips, which frames are shown for the first time; empty for pictures."""
     bad: list[Bad] = field(default_factory=list)
@@ -94,6 +97,7 @@ class Piece:
         self.facts += other.facts
         self.entries += other.entries
         self.sizes += other.sizes
+        self.grids += other.grids
         self.shown += other.shown
         self.bad += other.bad
 
@@ -153,7 +157,16 @@ class SampleReader:
         self._pictures = 2 if any(pair) else 1
         """Pictures of a sample that are cut and turned by themselves."""
         self._frames = config.video.frames * config.video.views(training)
+        self._tiles = config.image.resize == "tiles"
         several = self._frames or (2 if any(pair) else 0)
+        if self._tiles:
+            if size != config.image.tiling.tile:
+                raise ConfigError(
+                    f"data.image.size = {size}, but tiles have a side of {config.image.tiling.tile} pixels "
+                    "(tiling.tile); make them equal"
+                )
+            self._pictures = config.image.pictures
+            several = self._pictures * config.image.tiling.most_views(training)
         shape = (several, size, size, channels) if several else (size, size, channels)
         total = sum(map(len, sources))
         budget = config.loader.cache_mb * 2**20 if training else 0
@@ -186,7 +199,8 @@ class SampleReader:
             out: as many rows as samples of `shape`, or None where that is None. A sample of a source without
                 pictures beside samples of others with pictures gets a black one.
         """
-        own = 1 + (CROP_DRAWS if self._crops else 1 if self._fits and self._training else 0)
+        sized = self._training and (self._fits or (self._tiles and self._config.image.tiling.random_size))
+        own = 1 + (CROP_DRAWS if self._crops else 1 if sized else 0)
         draws = uniforms(self._seed, drawn.positions, 1 + self._pictures * own)
         pictures = np.delete(draws, _CAPTION, axis=1).reshape(-1, self._pictures, own)
         flips = pictures[..., 0] < (self._config.image.flip if self._training else 0.0)
@@ -204,6 +218,8 @@ class SampleReader:
             piece.kept.append(i)
             if self._fits:
                 piece.sizes.append(look.sizes)
+            if self._tiles:
+                piece.grids.append(look.grids)
             if self._frames:
                 piece.shown.append(look.shown)
             shown.append((found, self._tell(piece, found, float(draws[i, _CAPTION]))))
@@ -299,6 +315,7 @@ class SampleReader:
         frames = sizes = None
         if images is not None:
             frames, sizes = self._framed(images, piece) if self._fits else (images, None)
+            frames = _used(images, piece.grids) if self._tiles else frames
         return Batch(
             keys=piece.keys,
             positions=torch.from_numpy(drawn.positions[kept]),
@@ -335,11 +352,16 @@ class SampleReader:
     def _extra(self, piece: Piece, sources: list[int]) -> dict[str, Any]:
         """Return facts by their names, and entries by their kind with None at rows of another kind."""
         kinds = [source.selection.kind for source in self._sources]
-        return {name: [found[i] for found in piece.facts] for i, name in enumerate(self.facts)} | {
-            kind: [e if kinds[s] == kind else None for e, s in zip(piece.entries, sources, strict=True)]
-            for kind in dict.fromkeys(kinds)
-            if kind in COUNTED
-        }
+        grids = {"grids": piece.grids} if self._tiles else {}
+        return (
+            grids
+            | {name: [found[i] for found in piece.facts] for i, name in enumerate(self.facts)}
+            | {
+                kind: [e if kinds[s] == kind else None for e, s in zip(piece.entries, sources, strict=True)]
+                for kind in dict.fromkeys(kinds)
+                if kind in COUNTED
+            }
+        )
 
 
 class _Source:
@@ -368,8 +390,10 @@ class _Source:
         )
         decode = PictureDecoder(config.image, shape[-1], decoder)
         budget = budget if self.pictures else 0
-        self._pictures: StillReader | ClipReader
-        if clips:
+        self._pictures: StillReader | ClipReader | TileReader
+        if config.image.resize == "tiles":
+            self._pictures = TileReader(config, decode, budget=budget, training=training)
+        elif clips:
             self._pictures = ClipReader(
                 config, lengths_of(selection), shape[-3:], decode, budget=budget, training=training
             )
@@ -414,6 +438,8 @@ class _Source:
     def _blacken(self, out: Pixels, look: Look) -> None:
         """Show nothing: a small black picture, or a black clip."""
         image = self._config.image
+        if image.resize == "tiles":
+            return
         frames = 1 if out.ndim == 3 else len(out)
         side = image.multiple if image.resize == "fit" else image.size
         out[..., :side, :side, :] = 0
@@ -437,6 +463,15 @@ class _Source:
         entry = sample.meta[kind][0] if kind in COUNTED else None
         facts = tuple(sample.meta.get(name) for name in self._facts)
         return Texts(sample.key, match_number(sample), tuple(captions), entry, facts)
+
+
+def _used(images: Pixels, grids: list[list[tuple[int, int, int]]]) -> Pixels:
+    """Return [B, n, S, S, 3], n the most views of a sample (at least 1); those that one lacks are black."""
+    counts = [sum(views for *_, views in own) for own in grids]
+    cut = images[:, : max([1, *counts])]
+    for shows, count in zip(cut, counts, strict=True):
+        shows[count:] = 0
+    return cut
 
 
 def _mask(shown: list[list[bool]]) -> Tensor | None:

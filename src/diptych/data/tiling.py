@@ -62,7 +62,7 @@ def plan_tiles(
     """
     if width < 1 or height < 1:
         raise ValueError(f"expected a picture of at least 1 x 1 pixels, got {width} x {height}")
-    limit = config.hd_num if training or not config.eval_hd_num else config.eval_hd_num
+    limit = config.limit(training)
     if config.kind == "hd":
         return _plan_hd(width, height, config, limit, draw)
     if config.kind == "closest":

@@ -5,7 +5,6 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from diptych.config.schema import Section
-from diptych.data.config import parse_colour
 
 
 class TilingConfig(Section):
@@ -59,6 +58,8 @@ class TilingConfig(Section):
     @field_validator("background")
     @classmethod
     def _check_colour(cls, value: str) -> str:
+        from diptych.data.config import parse_colour  # which imports this module
+
         parse_colour(value)
         return value
 
@@ -80,6 +81,15 @@ class TilingConfig(Section):
         if self.kind == "none" or not self.global_view:
             return False
         return self.kind == "hd" or rows * columns > 1
+
+    def limit(self, training: bool) -> int:
+        """Return the most tiles of a picture, without its whole view, of `hd` and `closest`."""
+        return self.hd_num if training or not self.eval_hd_num else self.eval_hd_num
+
+    def most_views(self, training: bool) -> int:
+        """Return the most views of a picture."""
+        tiles = {"none": 1, "nanovlm": (self.max_side // self.tile) ** 2}.get(self.kind, self.limit(training))
+        return tiles + (self.kind != "none" and self.global_view)
 
     def views(self, rows: int, columns: int) -> int:
         """Return how many tiles go through the vision encoder for a grid, the whole view included."""

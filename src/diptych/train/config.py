@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from diptych.config.layers import Resolved, resolve
 from diptych.config.schema import Section, Variants
@@ -240,6 +240,25 @@ class RunConfig(Section):
     train: TrainConfig = Field(TrainConfig(), description="The loop.")
     init_from: InitConfig = Field(InitConfig(), description="Weights to start from.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="What `diptych eval` evaluates on.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tile_as_the_system(cls, values: Any) -> Any:
+        """Let the loader cut pictures as the model takes them: both have to count the same tokens."""
+        if not isinstance(values, Mapping):
+            return values
+        tiling, data = _value(values.get("system"), "tiling"), values.get("data")
+        if tiling is None or _value(_value(data, "image"), "resize") != "tiles":
+            return values
+        if isinstance(data, DataConfig):
+            return {**values, "data": data.with_(image=data.image.with_(tiling=tiling))}
+        assert isinstance(data, Mapping)
+        return {**values, "data": {**data, "image": {**data["image"], "tiling": tiling}}}
+
+
+def _value(section: Any, name: str) -> Any:
+    """Return a field of a section, or of the mapping that it is to be made of; None without it."""
+    return section.get(name) if isinstance(section, Mapping) else getattr(section, name, None)
 
 
 def resolve_run(
