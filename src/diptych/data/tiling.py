@@ -113,7 +113,10 @@ def _closest_grid(width: int, height: int, side: int, limit: int) -> tuple[int, 
 
 
 def _whole_tiles(width: int, height: int, config: TilingConfig) -> tuple[int, int]:
-    """Return (rows, columns) with both sides rounded up to whole tiles."""
+    """Return (rows, columns) with both sides rounded up to whole tiles.
+
+    In floating point, as nanoVLM was trained: a shape that fits exactly may get a tile more across.
+    """
     side = config.tile
     long, short = max(width, height), min(width, height)
     target = config.max_side if config.to_max_side else min(config.max_side, math.ceil(long / side) * side)
