@@ -24,6 +24,7 @@ CARDS: dict[str, str] = {
     "cc12m": "diptych.data.cards.cc12m:CARD",
     "yfcc15m": "diptych.data.cards.yfcc15m:CARD",
     "webvid": "diptych.data.cards.webvid:CARD",
+    "howto100m": "diptych.data.cards.howto100m:CARD",
     "internvid": "diptych.data.cards.internvid:CARD",
     "didemo": "diptych.data.cards.didemo:CARD",
     "msr-vtt": "diptych.data.cards.msrvtt:CARD",
