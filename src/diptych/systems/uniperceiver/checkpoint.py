@@ -36,6 +36,8 @@ _RENAMED = (
 """Parts of names of the former layout, beside attention, in the order in which they are replaced."""
 _BIAS, _TYPES = "video_embed.embeddings.bias", "video_embed.embeddings_type.weight"
 _PER_HEAD = 64
+_PUBLISHED_WORDS, _TRAINED = 49411, (3, 2)
+"""Rows of the published word table; slot and end of vocabularies that Diptych trained."""
 _SAME = 1e-3
 """How far a fixed table may be from the formula."""
 
@@ -131,6 +133,7 @@ def read_config(state: Mapping[str, Tensor], where: str, heads: int | None = Non
     layers = 1 + max((int(n.split(".")[2]) for n in state if n.startswith("model.layers.")), default=-1)
     hidden = shape("layers.0.fc1.bias")[-1]
     side = math.isqrt(cells)
+    slot, end = (vocabulary - 1, vocabulary - 4) if vocabulary == _PUBLISHED_WORDS else _TRAINED
     learned = any(name.startswith("model.likelihood.scales.") for name in state)
     return UniPerceiverConfig(
         image_size=side * patch,
@@ -142,8 +145,8 @@ def read_config(state: Mapping[str, Tensor], where: str, heads: int | None = Non
         hidden=hidden,
         vocab_size=vocabulary,
         max_text_tokens=shape("text.positions.weight")[0],
-        slot=vocabulary - 1,
-        end=vocabulary - 4,
+        slot=slot,
+        end=end,
         share_norm="model.visual.norm.weight" not in state,
         grid_scale=_scale_of(state["model.visual.spatial"], side) or 1.0,
         temperature=0.07 if learned else 0.03,

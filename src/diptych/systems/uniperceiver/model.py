@@ -311,8 +311,16 @@ class UniPerceiverModel(VisionLanguageModel):
         return list(self.layers)
 
     def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return weights with the tables of places fitted to this picture size and number of frames."""
-        return fit_tables(state, self.config.side, self.config.max_frames)
+        """Return weights with the tables of places fitted to this picture size and number of frames.
+
+        Patches with a norm of their own start from that of the words, where weights have only one.
+        """
+        found = fit_tables(state, self.config.side, self.config.max_frames)
+        for name in [n for n in found if n.endswith(("text.norm.weight", "text.norm.bias"))]:
+            own = name.replace("text.norm.", "visual.norm.")
+            if self.visual.norm is not None and own not in found:
+                found[own] = found[name].clone()
+        return found
 
 
 def _learned(count: int, width: int) -> nn.Parameter | None:

@@ -13,6 +13,8 @@ from diptych.systems.uniperceiver.convert import published_name, to_published
 
 TOKENS = 50
 """Length of texts in most published configurations."""
+WORDS = 49411
+"""Rows of the published word table."""
 ZOOM = 256 / 224
 """Pictures of ImageNet are enlarged by so much before their centre is cut out."""
 
@@ -60,13 +62,11 @@ def settings_of(config: UniPerceiverConfig) -> dict[str, Any]:
 
     Any task that the system can do is evaluated by `task.name` and its settings; there are no heads.
     """
+    text = {"max_tokens": min(TOKENS, config.max_text_tokens), "padding": "longest"}
+    published = config.vocab_size == WORDS
     data: dict[str, Any] = {
         "image": {"size": config.image_size, "resize": "zoom_crop", "zoom_eval": ZOOM},
-        "text": {
-            "tokenizer": "uniperceiver",
-            "max_tokens": min(TOKENS, config.max_text_tokens),
-            "padding": "longest",
-        },
+        "text": text | ({"tokenizer": "uniperceiver"} if published else {"specials": "uniperceiver"}),
     }
     task: dict[str, Any] = {"name": "classification", "target": "imagenet-1k"}
     if config.prompts.labels or config.prompts.classes:
