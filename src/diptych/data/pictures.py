@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,8 +28,9 @@ from diptych.data.image import (
 from diptych.data.look import Look, PictureDecoder
 from diptych.data.raw.video import HEAD, container_of
 from diptych.data.video_config import VideoConfig
-from diptych.errors import DataError
+from diptych.errors import DataError, UsageError
 
+Item = TypeVar("Item")
 Picture = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 """A path, encoded bytes, a PIL picture, or pixels [H, W], [H, W, 3] or [H, W, 4] uint8. For models of clips
 also a video as a path, as bytes or as its frames [V, H, W, 3] uint8."""
@@ -41,6 +43,24 @@ def picture_list(pictures: Picture | Sequence[Picture]) -> list[Picture]:
     return list(pictures)
 
 
+def paired(pictures: list[Item], texts: list[str]) -> tuple[list[Item], list[int], list[str]]:
+    """Return pictures, which of them each text is about, and the texts; one of either goes with all.
+
+    Raises:
+        UsageError: several of both, and not as many.
+    """
+    if len(pictures) == 1:
+        return pictures, [0] * len(texts), texts
+    if len(texts) == 1:
+        texts = texts * len(pictures)
+    if len(pictures) != len(texts):
+        raise UsageError(
+            f"{len(pictures)} pictures and {len(texts)} texts: expected equal numbers, or one of either for "
+            "all"
+        )
+    return pictures, list(range(len(texts))), texts
+
+
 def square_pictures(pictures: Sequence[Picture], config: ImageConfig) -> Tensor:
     """Return pictures as an evaluation batch holds them: [N, 3, size, size] uint8, channels last in memory.
 
@@ -50,7 +70,7 @@ def square_pictures(pictures: Sequence[Picture], config: ImageConfig) -> Tensor:
     out = np.empty((len(pictures), config.size, config.size, 3), dtype=np.uint8)
     decoder = JpegDecoder()
     for place, picture in zip(out, pictures, strict=True):
-        square_into(place, _pixels(picture, config, decoder), config)
+        square_into(place, pixels_of(picture, config, decoder), config)
     return torch.from_numpy(out).permute(0, 3, 1, 2)
 
 
@@ -80,7 +100,7 @@ def framed_pictures(
     frame = np.empty((side, side, 3), dtype=np.uint8)
     shown = []
     for picture in pictures:
-        height, width = fit_into(frame, _pixels(picture, config, decoder), config)
+        height, width = fit_into(frame, pixels_of(picture, config, decoder), config)
         shown.append(torch.from_numpy(frame[:height, :width].copy()).permute(2, 0, 1))
     return pad_batch(shown, config.multiple)
 
@@ -124,11 +144,11 @@ def _footage(picture: Picture, config: ImageConfig, decoder: JpegDecoder) -> Foo
     def of_arrays(choose: Choose, use: Use) -> None:
         frames = np.asarray(picture)
         for number in sorted(set(choose(np.arange(len(frames), dtype=np.float64)).tolist())):
-            use(number, _pixels(frames[number], config, decoder))
+            use(number, pixels_of(frames[number], config, decoder))
 
     def of_picture(choose: Choose, use: Use) -> None:
         choose(np.zeros(1))
-        use(0, _pixels(picture, config, decoder))
+        use(0, pixels_of(picture, config, decoder))
 
     if isinstance(picture, np.ndarray) and picture.ndim == 4 and len(picture):
         return of_arrays
@@ -138,19 +158,19 @@ def _footage(picture: Picture, config: ImageConfig, decoder: JpegDecoder) -> Foo
     def of_animated(choose: Choose, use: Use) -> None:
         decode_animated(data, config.background, choose, use)
 
-    name, data = _content(picture)
+    name, data = content_of(picture)
     if container_of(data[:HEAD]):
         return of_video
     return of_animated if is_animated(data) else of_picture
 
 
-def _pixels(picture: Picture, config: ImageConfig, decoder: JpegDecoder) -> Pixels:
+def pixels_of(picture: Picture, config: ImageConfig, decoder: JpegDecoder) -> Pixels:
     """Return the whole picture, [H, W, 3]; it may lie in memory that the decoder uses again."""
     if isinstance(picture, Image.Image):
         return np.array(lay_on(as_rgb(picture), config.background))
     if isinstance(picture, np.ndarray):
         return np.array(lay_on(as_rgb(_from_array(picture)), config.background))
-    name, data = _content(picture)
+    name, data = content_of(picture)
     if container_of(data[:HEAD]):
         raise DataError(f"{name}: a video, but the model reads pictures (data.video.frames = 0)")
     try:
@@ -163,7 +183,7 @@ def _pixels(picture: Picture, config: ImageConfig, decoder: JpegDecoder) -> Pixe
     return pixels
 
 
-def _content(picture: str | os.PathLike[str] | bytes) -> tuple[str, bytes]:
+def content_of(picture: str | os.PathLike[str] | bytes) -> tuple[str, bytes]:
     """Return a name for messages and the content."""
     if isinstance(picture, bytes):
         return "a picture", picture

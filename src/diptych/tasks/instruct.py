@@ -169,7 +169,7 @@ class InstructTask(Task):
         length = self.config.max_tokens if self.config.pack else 0
         laid = lay_out(encoded, self.tokenizer.pad_id, self.tokenizer.picture_id, length=length)
         laid = move(laid, self.device)
-        states = self.network.read(laid.rows, self._see(pictures, laid.order))
+        states = self.network.read(laid.rows, self.see(pictures, laid.order))
         learned = laid.targets != -100
         # Only learned tokens go through the table of words: with a small model it is most of the work.
         scores = self.network.language.scores(states[learned])
@@ -195,7 +195,7 @@ class InstructTask(Task):
                 chat, pictures[i] = chat.blind(), None
             counts = []
             if pictures[i] is not None:
-                frames = frames_of(chat, pictures[i].grids)
+                frames = pictures[i].frames or frames_of(chat, pictures[i].grids)
                 counts = self.network.places(pictures[i].grids, frames)
                 asked = self.instruction(chat) if self.queries else ""
                 pictures[i] = replace(pictures[i], frames=frames, asked=asked)
@@ -207,7 +207,7 @@ class InstructTask(Task):
         """Return what the Q-Former is told of a conversation."""
         return instruction_of(chat)
 
-    def _see(self, pictures: "Sequence[Any]", order: Sequence[int]) -> Tensor | None:
+    def see(self, pictures: "Sequence[Any]", order: Sequence[int]) -> Tensor | None:
         """Return the tokens of all pictures, in the order of the rows."""
         shown = [pictures[i] for i in order if pictures[i] is not None]
         if not shown:
@@ -237,7 +237,7 @@ class InstructTask(Task):
         encoded, pictures = self.encode(batch, chats, answer=True, begun=begun)
         laid = lay_out(encoded, self.tokenizer.pad_id, self.tokenizer.picture_id, left=True)
         laid = move(laid, self.device)
-        tokens = self._see(pictures, laid.order)
+        tokens = self.see(pictures, laid.order)
         stop = [self.tokenizer.eos_id]
         steps = list(generate(self.network, laid.rows, tokens, settings or self.config.answer, stop))
         return [self.tokenizer.decode_answer(row) for row in torch.stack(steps, 1).tolist()]

@@ -54,11 +54,13 @@ def pictures_of(batch: Batch) -> list[Pictures | None]:
         if grids is not None:
             own = [tuple(grid[:2]) for grid in grids[i]]
             shown = sum(grid[2] for grid in grids[i])
-            found.append(Pictures(views[:shown], own) if own else None)
+            media = batch.extra.get("media")
+            found.append(Pictures(views[:shown], own, media[i] if media else []) if own else None)
             continue
         if batch.frame_mask is not None:
             views = views[batch.frame_mask[i]]
-        found.append(Pictures(views, [(1, 1)] * len(views)))
+        video = images.ndim == 5 and "statements" not in batch.extra
+        found.append(Pictures(views, [(1, 1)] * len(views), [len(views)] if video else []))
     return found
 
 
@@ -105,11 +107,13 @@ def conversations_of(
     ]
 
 
-def media_of(batch: Batch) -> list[str]:
-    """Return the places that conversations about a row begin with: a picture, two of them, a video."""
+def media_of(batch: Batch, i: int = 0) -> list[str]:
+    """Return the places that conversations about row `i` begin with: pictures, or a video."""
     if batch.images is None:
         return []
-    if batch.images.ndim == 4 or "grids" in batch.extra:
+    if "grids" in batch.extra:
+        return ["image"] * len(batch.extra["grids"][i])
+    if batch.images.ndim == 4:
         return ["image"]
     return ["image", "image"] if "statements" in batch.extra else ["video"]
 
@@ -117,7 +121,7 @@ def media_of(batch: Batch) -> list[str]:
 def _about(
     batch: Batch, i: int, wording: Wording, turns: int, order: Sequence[int] | None, draw: float
 ) -> Conversation:
-    media = media_of(batch)
+    media = media_of(batch, i)
 
     def entry(name: str) -> Any:
         values = batch.extra.get(name)
@@ -139,21 +143,3 @@ def _about(
     raise DataError(
         f"sample '{batch.keys[i]}': nothing to say about it: no conversations, questions, choices or captions"
     )
-
-
-def one_sample(pictures: Pictures | None) -> Batch:
-    """Return a batch of one row that shows pictures, for a user's program."""
-    extra: dict[str, Any] = {}
-    images = None
-    if pictures is not None:
-        images = pictures.views[None]
-        extra["grids"] = [
-            [(*grid, size) for grid, size in zip(pictures.grids, _sizes(pictures), strict=True)]
-        ]
-    none = torch.zeros(1, dtype=torch.int64)
-    return Batch(keys=["0"], positions=none, match_ids=none, images=images, extra=extra)
-
-
-def _sizes(pictures: Pictures) -> list[int]:
-    share = len(pictures.views) // max(len(pictures.grids), 1)
-    return [share] * len(pictures.grids)

@@ -66,8 +66,11 @@ def _rows(task: "InstructTask", batch: Batch) -> list[dict[str, Any]]:
 def _answered(task: "InstructTask", batch: Batch, asked: list[tuple[int, Any]]) -> list[dict[str, Any]]:
     """Ask every question by itself."""
     shown = batch.take(torch.tensor([i for i, _ in asked]))
-    wording, media = task.config.wording, media_of(batch)
-    chats = [with_turns([(question_turn(entry, wording)[0], "")], wording, media) for _, entry in asked]
+    wording = task.config.wording
+    chats = [
+        with_turns([(question_turn(entry, wording)[0], "")], wording, media_of(batch, i))
+        for i, entry in asked
+    ]
     said = task.answers(shown, chats)
     return [
         {
