@@ -54,6 +54,16 @@ def test_published_recipes_have_the_published_numbers(name: str) -> None:
     check_config(config)
 
 
+def test_howto100m_differs_from_webvid_in_data_and_batch() -> None:
+    config, webvid = config_of("howto100m"), config_of("webvid2m")
+    check_config(config)
+    assert (config.data.path, config.data.loader.batch_size) == ("data/howto100m", 64)
+    assert config.data.video == webvid.data.video
+    assert (config.task, config.optim, config.schedule) == (webvid.task, webvid.optim, webvid.schedule)
+    # Ten epochs of the clips that somebody has: a number that only they know.
+    assert config.init_from == webvid.init_from
+
+
 def test_rates_rise_from_a_tenth_and_fall_to_a_tenth() -> None:
     config = config_of("cc3m")
 
