@@ -145,7 +145,7 @@ def _shared(compute: Encode, rows: TargetRows, world: World) -> Tensor:
 def _in_pieces(compute: Encode, rows: TargetRows) -> Tensor:
     """Encode the rows, the short ones first, some at a time."""
     by_length = rows.lengths.argsort(stable=True)
-    parts = [compute(rows.take(some)) for some in by_length.split(AT_ONCE)]
+    parts = [compute(rows.take(some)) for some in torch.split(by_length, AT_ONCE)]
     back = torch.empty_like(by_length).scatter_(0, by_length, torch.arange(len(rows)))
     joined = torch.cat(parts)
     return joined[back.to(joined.device)]

@@ -124,7 +124,7 @@ class Task(nn.Module, ABC):
         """Return the system's capabilities that the task uses; checked when the configuration is read."""
 
     @classmethod
-    def wanted(cls, config: TaskConfig) -> tuple[str, ...]:
+    def wanted_facts(cls, config: TaskConfig) -> tuple[str, ...]:
         """Return the facts of samples that batches bring: `facts`, where settings have no say."""
         return cls.facts
 

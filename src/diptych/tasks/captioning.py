@@ -3,7 +3,7 @@
 Legend: B pictures, N frames, L tokens of a caption, M words of all captions, V vocabulary, D width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -13,7 +13,7 @@ from diptych.blocks.collective import ALONE, World
 from diptych.data.batch import Batch
 from diptych.data.text import Tokenizer
 from diptych.objectives.likelihood import labelled_loss
-from diptych.systems.protocol import VisionLanguageModel, Written
+from diptych.systems.protocol import VisionLanguageModel, Writing, Written
 from diptych.systems.task import EvalData, Evaluation, Loss, StepContext, Task, TaskConfig
 from diptych.tasks.captioning_config import CaptioningConfig
 from diptych.tasks.captioning_results import evaluate_captioning
@@ -41,7 +41,7 @@ class CaptioningTask(Task):
         return frozenset({"generate"})
 
     @classmethod
-    def wanted(cls, config: TaskConfig) -> tuple[str, ...]:
+    def wanted_facts(cls, config: TaskConfig) -> tuple[str, ...]:
         """Return the fact that names a picture."""
         assert isinstance(config, CaptioningConfig)
         return (config.image_id,)
@@ -73,10 +73,16 @@ class CaptioningTask(Task):
         return Loss(loss, {"captioning": loss}, {"accuracy": context.world.mean(right, count)})
 
     @torch.no_grad()
-    def write(self, images: Tensor, sizes: Tensor | None = None) -> Written:
-        """Write captions of pictures [B, 3, H, W] or clips [B, N, 3, H, W], in eval mode."""
+    def write(self, images: Tensor, sizes: Tensor | None = None, writing: Writing | None = None) -> Written:
+        """Write captions of pictures [B, 3, H, W] or clips [B, N, 3, H, W], in eval mode.
+
+        Args:
+            images: on the model's device.
+            sizes: `Batch.image_sizes`.
+            writing: how; None: as the settings say.
+        """
         visual = embed_pictures(self.model, images, self.config.blind, sizes)
-        return self.model.generate(visual, self.vocabulary(), self.config.writing())
+        return self.model.generate(visual, self.vocabulary(), writing or self.config.writing())
 
     def say(self, ids: Tensor) -> str:
         """Return the text of a caption [L], up to its end."""
@@ -87,3 +93,21 @@ class CaptioningTask(Task):
     def evaluate(self, data: EvalData, progress: Callable[[str, int, int], None]) -> Evaluation:
         """Write a caption of each picture of a split; see docs/captioning.md."""
         return evaluate_captioning(self, data, progress)
+
+
+def caption_task(tasks: Sequence[Task]) -> CaptioningTask:
+    """Return the captioning task among those that a model was trained on, else one with default settings."""
+    found = next((task for task in tasks if isinstance(task, CaptioningTask)), None)
+    return found or CaptioningTask(tasks[0].model, CaptioningConfig(), tasks[0].tokenizer)
+
+
+def write_ranked(
+    task: CaptioningTask, images: Tensor, sizes: Tensor | None, writing: Writing | None
+) -> list[tuple[tuple[str, float], ...]]:
+    """Return captions and their probabilities of each picture, the best first; as `CaptioningTask.write`."""
+    found = task.write(images.to(task.device), None if sizes is None else sizes.to(task.device), writing)
+    chances = found.log_probs.sum(2).exp().tolist()
+    return [
+        tuple((task.say(beam), chance) for beam, chance in zip(ids, row, strict=True))
+        for ids, row in zip(found.ids, chances, strict=True)
+    ]

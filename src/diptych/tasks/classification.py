@@ -66,7 +66,7 @@ class ClassificationTask(Task):
         return frozenset({"encode_visual", *more})
 
     @classmethod
-    def wanted(cls, config: TaskConfig) -> tuple[str, ...]:
+    def wanted_facts(cls, config: TaskConfig) -> tuple[str, ...]:
         """Return the label column."""
         assert isinstance(config, ClassificationConfig)
         return (config.label,)
@@ -156,7 +156,8 @@ class ClassificationTask(Task):
             return None
         own = world.gather(labels).cpu()
         drawn = torch.randperm(len(self.classes), generator=torch.Generator().manual_seed(seed))[:wanted]
-        return torch.cat([own[own != UNKNOWN], drawn]).unique()
+        found: Tensor = torch.unique(torch.cat([own[own != UNKNOWN], drawn]))
+        return found
 
     def logits(
         self,

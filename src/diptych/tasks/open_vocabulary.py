@@ -45,10 +45,10 @@ class NameClassifiers:
             if trained is None:
                 raise UsageError(f"classify: {self._who} was not trained on classes; give their names")
             return trained
-        listed = isinstance(classes, str | Path)
-        key = (str(classes) if listed else tuple(classes), tuple(prompts))
+        asked = str(classes) if isinstance(classes, str | Path) else tuple(map(str, classes))
+        key = (asked, tuple(prompts))
         if self._last is None or self._last[0] != key:
-            names = read_classes(str(classes), "classes") if listed else [[str(name)] for name in classes]
+            names = read_classes(asked, "classes") if isinstance(asked, str) else [[name] for name in asked]
             self._last = (key, self._made(names, prompts))
         return self._last[1]
 

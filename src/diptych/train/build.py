@@ -143,7 +143,7 @@ def facts_of(config: TaskConfig) -> tuple[str, ...]:
     tasks: list[tuple[type[Task], TaskConfig]] = [
         (look_up(TASKS, entry.name, "task"), entry) for entry in config.entries().values()
     ]
-    return tuple(dict.fromkeys(name for task, entry in tasks for name in task.wanted(entry)))
+    return tuple(dict.fromkeys(name for task, entry in tasks for name in task.wanted_facts(entry)))
 
 
 def wordless(config: TaskConfig) -> frozenset[str]:

@@ -76,7 +76,7 @@ def import_checkpoint(
 def _current(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a checkpoint of the former layout in the names of the current one."""
     experts = any("deepspeed_moe" in name for name in state)
-    attention = (
+    attention: tuple[tuple[str, str], ...] = (
         ("attention.self.qkv_proj", "self_attn.qkv_proj"),
         ("attention.output.dense", "self_attn.dense"),
         ("deepspeed_moe.gate", "gate"),

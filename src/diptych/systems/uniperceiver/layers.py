@@ -122,7 +122,9 @@ class Layer(nn.Module):
         counts, lengths = torch.tensor(about.groups).unbind(1)
         kept = self.drop_path(branch.new_ones(int(counts.sum()), 1))[:, 0]
         each = lengths.repeat_interleave(counts).to(branch.device)
-        return branch * kept.repeat_interleave(each, output_size=branch.shape[1])[None, :, None]
+        factors = kept.repeat_interleave(each, output_size=branch.shape[1])
+        scaled: Tensor = branch * factors[None, :, None]
+        return scaled
 
     def decide(self, about: Sequences) -> tuple[Decision | None, Decision | None]:
         """Return the decisions for attention and for the feed-forward network.

@@ -28,7 +28,7 @@ class Packing:
         self.order = rows.lengths.argsort(stable=True)
         packed = rows.take(self.order)
         self.ids = packed.ids
-        lengths, counts = packed.lengths.unique_consecutive(return_counts=True)
+        lengths, counts = torch.unique_consecutive(packed.lengths, return_counts=True)
         self._counts, self._lengths = counts.tolist(), lengths.tolist()
         self.shapes = tuple(
             (n, front + length) for n, length in zip(*(self._counts, self._lengths), strict=True)
@@ -42,7 +42,7 @@ class Packing:
 
     def groups(self) -> Iterator[Tensor]:
         """Yield which targets [n] have each length."""
-        yield from self.order.split(self._counts)
+        yield from torch.split(self.order, self._counts)
 
     def words(self, embedded: Tensor) -> Iterator[Tensor]:
         """Yield embedded tokens [N, D] by length, [n, length, D]."""

@@ -92,8 +92,8 @@ class WordsTask(Task):
                 ids, asked = fit_words(ids, asked, config.tokens)
             shown.append(ids)
             labels.append(asked)
-        ids, padding = pad_rows(shown)
-        return ids, ~padding, pad_rows(labels, IGNORED)[0]
+        together, padding = pad_rows(shown)
+        return together, ~padding, pad_rows(labels, IGNORED)[0]
 
     def _lines(self, text: str) -> list[Sequence[int]]:
         """Return the words of a text; between its lines stands the end token."""
