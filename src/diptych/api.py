@@ -7,6 +7,8 @@ model.match("cat.jpg", ["a cat", "a dog"])            # [2] probabilities
 model.choose("cat.mp4", ["a cat runs", "a cat sits"]) # [1, 2] probabilities, which of them it is
 model.answer("cat.jpg", "What animal is it?")[0].text
 model.classify("cat.jpg", ["cat", "dog", "fox"])[0].text
+model.caption("cat.jpg")[0].text
+model.chat("cat.jpg").ask("What is it doing?")
 ```
 
 Pictures are decoded and resized, and texts cleaned, exactly as `diptych eval` does, by the settings that the
@@ -24,15 +26,19 @@ import torch
 from torch import Tensor, nn
 
 from diptych.data.batch import Batch
-from diptych.data.pictures import Picture, framed_pictures, picture_list
+from diptych.data.pictures import Picture, framed_pictures, paired, picture_list, text_list
 from diptych.data.text import clean
 from diptych.errors import DataError, UsageError
 from diptych.objectives.contrastive import ContrastiveHead
 from diptych.objectives.pair_scores import PairScorer
-from diptych.systems.protocol import Encoded, VisionLanguageModel, Visual
+from diptych.systems.mllm.generation import GenerationConfig
+from diptych.systems.protocol import Encoded, VisionLanguageModel, Visual, Writing
 from diptych.systems.task import Task
+from diptych.tasks.captioning import CaptioningTask, caption_task, write_ranked
 from diptych.tasks.classification_results import probabilities as class_probabilities
-from diptych.tasks.fused import embed_pictures
+from diptych.tasks.fused import embed_pictures, own_features
+from diptych.tasks.instruct import InstructTask
+from diptych.tasks.instruct_chat import Chat
 from diptych.tasks.nlvr import NlvrTask
 from diptych.tasks.open_vocabulary import NameClassifiers
 from diptych.tasks.vqa import ASSET as ANSWERS
@@ -43,7 +49,7 @@ from diptych.train.config import RunConfig
 from diptych.train.precision import autocast, choose_device
 from diptych.train.published import ImportOptions, load_published
 
-__all__ = ["Answer", "LoadedModel", "Picture", "load"]
+__all__ = ["Answer", "Chat", "GenerationConfig", "LoadedModel", "Picture", "load"]
 
 Item = TypeVar("Item")
 AnyTask = TypeVar("AnyTask", bound=Task)
@@ -138,6 +144,7 @@ class LoadedModel:
         several: dict[str, Task] = getattr(task, "tasks", {})
         self._tasks = list(several.values()) or [task]
         self._names = NameClassifiers(self._tasks, self._name)
+        self._writer: CaptioningTask | None = None
 
     @property
     def model(self) -> VisionLanguageModel:
@@ -148,8 +155,14 @@ class LoadedModel:
         weights = sum(p.numel() for p in self.task.parameters())
         return f"<{self.config.system.name}, {self.config.task.name}: {weights:,} weights on {self.device}>"
 
-    def can(self, what: Literal["encode", "match", "choose", "answer", "judge", "classify"]) -> bool:
+    def can(
+        self, what: Literal["encode", "match", "choose", "answer", "judge", "classify", "caption", "chat"]
+    ) -> bool:
         """Return whether it has the heads for `match`, `choose`, ..., or both methods `encode_...`."""
+        if what == "chat":
+            return any(isinstance(task, InstructTask) for task in self._tasks)
+        if what == "caption":
+            return "generate" in self.model.capabilities
         if what == "classify":  # among names of one's own
             return self._names.able
         if what in ("answer", "judge"):
@@ -198,7 +211,7 @@ class LoadedModel:
         def encode(chunk: list[str]) -> Tensor:
             return head(self.model.encode_text(*self._tokens(chunk)))
 
-        return self._each(encode, _texts(texts))
+        return self._each(encode, text_list(texts))
 
     def match(self, pictures: Picture | Sequence[Picture], texts: str | Sequence[str]) -> Tensor:
         """Return how probably each text belongs to its picture, [N] float32 between 0 and 1.
@@ -210,7 +223,7 @@ class LoadedModel:
             DataError: a picture or text that cannot be used.
         """
         head = self._matching_head()
-        seen, rows, read = _pairs(picture_list(pictures), _texts(texts))
+        seen, rows, read = paired(picture_list(pictures), text_list(texts))
         embedded: dict[tuple[int, ...], Tensor | Visual] = {}
 
         def score(chunk: list[tuple[int, str]]) -> Tensor:
@@ -270,7 +283,7 @@ class LoadedModel:
             DataError: a picture or question that cannot be used.
         """
         task = self._task_of(VqaTask, "answer", "questions (task.name=vqa)")
-        seen, rows, read = _pairs(picture_list(pictures), _texts(questions))
+        seen, rows, read = paired(picture_list(pictures), text_list(questions))
 
         def score(chunk: list[tuple[int, str]]) -> Tensor:
             images, sizes = self._frames(seen, [row for row, _ in chunk])
@@ -327,6 +340,44 @@ class LoadedModel:
         ]
         return [Answer(*row[0], row) for row in ranked]
 
+    def caption(
+        self, pictures: Picture | Sequence[Picture], *, writing: Writing | None = None
+    ) -> list[Answer]:
+        """Describe each picture; the score is the probability of the caption, `ranked` are all of its beams.
+
+        Args:
+            pictures: see `encode_image`.
+            writing: how captions are searched for; None: as the model was trained to (`task.beams`, ...).
+
+        Raises:
+            UsageError: the model cannot write.
+            DataError: a picture that cannot be used.
+        """
+        self._need("generate")
+        self._writer = self._writer or caption_task(self._tasks)
+        said: list[Answer] = []
+
+        def describe(chunk: list[Picture]) -> Tensor:
+            images, sizes = self._frames(chunk, range(len(chunk)))
+            ranked = write_ranked(self._writer, images, sizes, writing)
+            said.extend(Answer(*row[0], row) for row in ranked)
+            return torch.empty(0)
+
+        self._each(describe, picture_list(pictures))
+        return said
+
+    def chat(
+        self, pictures: Picture | Sequence[Picture] = (), *, settings: GenerationConfig | None = None
+    ) -> Chat:
+        """Begin a conversation about pictures and videos (see `encode_image`), which `ask` goes on with.
+
+        Raises:
+            UsageError: the model does not converse.
+            DataError: a picture that cannot be read.
+        """
+        task = self._task_of(InstructTask, "chat", "conversations (task.name=instruct)")
+        return Chat(task, self.config.data, picture_list(pictures), settings=settings)
+
     def judge(self, pairs: Sequence[tuple[Picture, Picture]], statements: str | Sequence[str]) -> Tensor:
         """Return how probably each statement is true of its two pictures, [N] float32 between 0 and 1.
 
@@ -339,7 +390,7 @@ class LoadedModel:
             DataError: a picture or statement that cannot be used.
         """
         task = self._task_of(NlvrTask, "judge", "statements about two pictures (task.name=nlvr)")
-        seen, rows, read = _pairs(list(pairs), _texts(statements))
+        seen, rows, read = paired(list(pairs), text_list(statements))
 
         def score(chunk: list[tuple[int, str]]) -> Tensor:
             # All pictures in one frame, as in an evaluation batch.
@@ -388,7 +439,7 @@ class LoadedModel:
             return lambda encoded: encoded.pooled
         task = next((t for t in self._tasks if isinstance(getattr(t, "itc", None), ContrastiveHead)), None)
         if task is None and self.model.aligned:
-            return _own_features
+            return own_features
         if task is None:
             raise UsageError(
                 f"encode: {self._name} was trained without a contrastive head; project=False gives the "
@@ -449,26 +500,3 @@ class LoadedModel:
             text_ids=ids,
             text_mask=mask,
         )
-
-
-def _own_features(encoded: Encoded) -> Tensor:
-    """Return the vectors of a model that needs no head for them; of a picture in parts their mean."""
-    return encoded.pooled if encoded.parts is None else nn.functional.normalize(encoded.parts.mean(1), dim=-1)
-
-
-def _texts(texts: str | Sequence[str]) -> list[str]:
-    return [texts] if isinstance(texts, str) else list(texts)
-
-
-def _pairs(pictures: list[Item], texts: list[str]) -> tuple[list[Item], list[int], list[str]]:
-    """Return pictures, which of them each text is about, and the texts; one of either goes with all."""
-    if len(pictures) == 1:
-        return pictures, [0] * len(texts), texts
-    if len(texts) == 1:
-        texts = texts * len(pictures)
-    if len(pictures) != len(texts):
-        raise UsageError(
-            f"{len(pictures)} pictures and {len(texts)} texts: expected equal numbers, or one of either for "
-            "all"
-        )
-    return pictures, list(range(len(texts))), texts

@@ -32,13 +32,23 @@ def predict(
     ],
     image: Annotated[
         list[Path],
-        typer.Option("--image", "-i", help="A picture; give it again for more.", show_default=False),
+        typer.Option(
+            "--image",
+            "-i",
+            help="A picture (or a video, where the model reads videos); give it again for more.",
+            show_default=False,
+        ),
     ],
     text: Annotated[
         list[str] | None, typer.Option("--text", "-t", help="A text that may belong to the picture.")
     ] = None,
     question: Annotated[
-        list[str] | None, typer.Option("--question", "-q", help="A question about the picture.")
+        list[str] | None,
+        typer.Option(
+            "--question",
+            "-q",
+            help="A question about the picture; models that converse take several in turn.",
+        ),
     ] = None,
     statement: Annotated[
         list[str] | None, typer.Option("--statement", "-s", help="A statement about two pictures.")
@@ -51,21 +61,44 @@ def predict(
             help="Names to choose from: a text file, one a line; or a list such as imagenet-1k.",
         ),
     ] = None,
+    caption: Annotated[
+        bool, typer.Option("--caption", help="Describe each picture; what happens where nothing is asked.")
+    ] = False,
     top: Annotated[int, typer.Option(min=1, help="Answers or classes shown.")] = 5,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Conversations: longest answer in tokens.")] = 256,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Conversations: 0 takes the best word, more draws words.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Conversations: draw among words of so much probability.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Conversations: of what is drawn.")] = 0,
     device: Annotated[Device, typer.Option(help="auto: a GPU if there is one.")] = Device.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Compare pictures with texts or names, answer questions about them, judge statements about two."""
+    """Describe pictures, compare them with texts or names, answer questions, judge statements about two."""
     from diptych.api import load
     from diptych.errors import UsageError
 
-    if not (text or question or statement or classes):
-        raise UsageError(
-            "predict: nothing to say about the pictures; give --text, --classes, --question or --statement"
-        )
     if statement and len(image) != 2:
         raise UsageError(f"predict: a statement is about two pictures, got {len(image)} of --image")
     model = load(None, run, device=device.value)
+    if question and model.can("chat"):
+        from diptych.api import GenerationConfig
+        from diptych.cli.predict_chat import converse
+
+        settings = GenerationConfig(
+            max_new_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
+        )
+        converse(model, image or [], question, settings, as_json=as_json)
+        return
+    if not (text or question or statement or classes or caption):
+        if not model.can("caption"):
+            raise UsageError(
+                "predict: nothing to say about the pictures, and this model writes no captions; give --text, "
+                "--classes, --question or --statement"
+            )
+        caption = True
     found: dict[str, Any] = {"images": [str(path) for path in image]}
     if text:
         found["texts"] = _texts(model, image, text)
@@ -80,6 +113,12 @@ def predict(
     if statement:
         scores = model.judge([(image[0], image[1])], statement).tolist()
         found["statements"] = [{"statement": s, "true": p} for s, p in zip(statement, scores, strict=True)]
+    if caption:
+        said = model.caption(image)
+        found["captions"] = [
+            {"image": str(path), "caption": each.text, "probability": each.score}
+            for path, each in zip(image, said, strict=True)
+        ]
     if as_json:
         import json
 
@@ -136,6 +175,7 @@ def _show(found: dict[str, Any]) -> None:
         ("classes", "class"),
         ("questions", "question"),
         ("statements", "statement"),
+        ("captions", "caption"),
     ):
         rows = found.get(kind)
         if not rows:

@@ -61,6 +61,11 @@ def paired(pictures: list[Item], texts: list[str]) -> tuple[list[Item], list[int
     return pictures, list(range(len(texts))), texts
 
 
+def text_list(texts: str | Sequence[str]) -> list[str]:
+    """Return one text or several as a list."""
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
 def square_pictures(pictures: Sequence[Picture], config: ImageConfig) -> Tensor:
     """Return pictures as an evaluation batch holds them: [N, 3, size, size] uint8, channels last in memory.
 
