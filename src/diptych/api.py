@@ -159,14 +159,12 @@ class LoadedModel:
         self, what: Literal["encode", "match", "choose", "answer", "judge", "classify", "caption", "chat"]
     ) -> bool:
         """Return whether it has the heads for `match`, `choose`, ..., or both methods `encode_...`."""
-        if what == "chat":
-            return any(isinstance(task, InstructTask) for task in self._tasks)
         if what == "caption":
             return "generate" in self.model.capabilities
         if what == "classify":  # among names of one's own
             return self._names.able
-        if what in ("answer", "judge"):
-            kind = VqaTask if what == "answer" else NlvrTask
+        if what in ("answer", "chat", "judge"):
+            kind = {"answer": VqaTask, "chat": InstructTask, "judge": NlvrTask}[what]
             return any(isinstance(task, kind) for task in self._tasks)
         if what == "match":
             return any(getattr(task, "itm", None) is not None for task in self._tasks)

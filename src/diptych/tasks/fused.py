@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.data.batch import Batch
 from diptych.data.image import normalise
 from diptych.data.text import Tokenizer
 from diptych.errors import UsageError
 from diptych.objectives.pictures import blank_outside
-from diptych.systems.protocol import VisionLanguageModel, Visual
+from diptych.systems.protocol import Encoded, VisionLanguageModel, Visual
 
 Blind = Literal["none", "image", "text"]
 """What a control does not see: pictures are grey, texts empty."""
@@ -118,3 +118,8 @@ def visible_text(ids: Tensor, mask: Tensor, tokenizer: Tokenizer, blind: Blind) 
     empty = torch.full_like(ids, tokenizer.pad_id)
     empty[:, : len(shown)] = torch.tensor(shown, device=ids.device)
     return empty, (torch.arange(ids.shape[1], device=ids.device) < len(shown)).expand_as(mask)
+
+
+def own_features(encoded: Encoded) -> Tensor:
+    """Return the vectors of a model that needs no head for them; of a picture in parts their mean."""
+    return encoded.pooled if encoded.parts is None else nn.functional.normalize(encoded.parts.mean(1), dim=-1)
