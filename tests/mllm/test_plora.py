@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from diptych.blocks.plora import PartialLora, PicturePositions, add_plora, split_plora
+from diptych.blocks.plora import PartialLora, PicturePositions, add_plora, as_wrapped, split_plora
 from diptych.errors import ConfigError
 
 MASK = torch.tensor([[True, False, True], [False, False, True]])
@@ -188,3 +188,25 @@ def test_weights_without_the_wrapping() -> None:
         "q_proj.down.weight",
         "q_proj.up.weight",
     ]
+
+
+def test_weights_find_their_place_under_other_adapters() -> None:
+    import peft
+
+    plain = Block()
+    branched = copy.deepcopy(plain)
+    add_plora(branched, ["q_proj", "k_proj"], rank=2, alpha=2)
+    both = copy.deepcopy(plain)
+    peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["q_proj"]), both)
+    add_plora(both, ["q_proj", "k_proj"], rank=2, alpha=2)
+    own = both.state_dict()
+    assert "q_proj.base.base_layer.weight" in own
+    # From a plain model: adapters are what is missing; from one with branches: LoRA is.
+    for source, missing in ((plain, ("lora_", ".down.", ".up.")), (branched, ("lora_",))):
+        found = as_wrapped(source.state_dict(), own)
+        assert found.keys() <= own.keys()
+        assert all(any(part in name for part in missing) for name in own.keys() - found.keys())
+    # And back: what has no place keeps its name.
+    back = as_wrapped(own, plain.state_dict())
+    assert torch.equal(back["q_proj.weight"], plain.q_proj.weight)
+    assert "q_proj.up.weight" in back

@@ -4,7 +4,7 @@ Legend: B sequences, T tokens, n picture positions of all sequences, r rank.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from typing import cast
@@ -229,6 +229,23 @@ def split_plora(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
         else:
             plain[f"{layer}.{part}" if layer in wrapped else name] = tensor
     return plain, branches
+
+
+def as_wrapped(state: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+    """Return weights under the names that a model has for them, whatever its layers are wrapped in.
+
+    A layer's own weight lies in `base` under partial LoRA and in `base_layer` under LoRA of peft.
+
+    Args:
+        state: of a model with other adapters, or with none.
+        own: names of the model's weights.
+    """
+    places = {_unwrapped(name): name for name in own}
+    return {places.get(_unwrapped(name), name): tensor for name, tensor in state.items()}
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in ("base", "base_layer"))
 
 
 def _is_meant(name: str, patterns: Sequence[str]) -> bool:

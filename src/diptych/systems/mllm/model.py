@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from diptych.blocks.plora import as_wrapped
 from diptych.data.image import normalise
 from diptych.errors import UsageError
 from diptych.systems.mllm.clips import Asked, ClipEncoder, by_length, clips_of, in_order
@@ -148,10 +149,13 @@ class MllmModel(VisionLanguageModel):
         return in_order(parts, places).flatten(0, 1)
 
     def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return another instance's weights; those of VideoChat2's stage 1 (system qformer) get our names."""
-        if not isinstance(self.connector, QFormerConnector):
-            return dict(state)
-        return {_after_stage1(name): tensor for name, tensor in state.items()}
+        """Return another instance's weights under our names.
+
+        That instance may have other adapters, or be VideoChat2's stage 1 (system qformer).
+        """
+        if isinstance(self.connector, QFormerConnector):
+            state = {_after_stage1(name): tensor for name, tensor in state.items()}
+        return as_wrapped(state, self.state_dict())
 
     def inputs(self, ids: Tensor, pictures: Tensor, tokens: Tensor | None) -> Tensor:
         """Return the vectors of rows, [R, L, D]: words, and tokens [T, D] of pictures at their places."""
