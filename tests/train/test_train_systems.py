@@ -20,6 +20,8 @@ def recipe_of(dataset, system, task):
     side = {"soho": 128, "snps3": 32}.get(system, 16)  # 2 x 2 visual words
     recipe = settings(dataset, train__steps=6, train__checkpoint_every=2, data__image__size=side)
     recipe["data"]["text"]["vocab_size"] = 60
+    if system == "uniperceiver":
+        recipe["data"]["text"]["specials"] = "uniperceiver"
     return recipe | {"system": values, "task": {"name": task}}
 
 
@@ -31,6 +33,8 @@ def recipe_of(dataset, system, task):
         ("two_tower", "retrieval"),
         ("soho", "soho_pretrain"),
         ("snps3", "snps3_pretrain"),
+        ("uniperceiver", "retrieval"),
+        ("uniperceiver", "uniperceiver_words"),
     ],
 )
 def test_a_resumed_run_is_the_uninterrupted_run(dataset, tmp_path, monkeypatch, system, task):
