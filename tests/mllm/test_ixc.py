@@ -13,8 +13,10 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from diptych.cli.convert import register
+from diptych.data.chat import ChatTokenizer
 from diptych.data.conversations import Conversation, Message, Part
 from diptych.errors import CheckpointError, DataError, UsageError
+from diptych.systems.mllm.hugging_face import quiet
 from diptych.systems.mllm.ixc import CONVERTER, LANGUAGE, VISION, read_tokenizer
 from diptych.train.published import ImportOptions, import_to, load_published, publish_to
 
@@ -237,3 +239,29 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert (out / "tokenizer" / "chat_template.jinja").read_text().startswith("{{- bos_token -}}")
     assert (out / "model.yaml").exists()
+
+
+def test_internlm2_becomes_a_folder_that_transformers_loads(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    plain = {n: t for n, t in published().items() if n.startswith(("model.", "output")) and "Plora" not in n}
+    save_file(plain, tmp_path / "m.safetensors")
+    tokenizer, out = tokenizer_file(tmp_path / "t.json"), tmp_path / "llama"
+    assert import_to("internlm2", tmp_path / "m.safetensors", out, tokenizer, ImportOptions()) == []
+    with quiet():
+        model, report = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert model.config.num_key_value_heads == 1
+    expected = plain["model.layers.1.feed_forward.w3.weight"]
+    assert torch.equal(model.model.layers[1].mlp.up_proj.weight, expected)
+    assert (
+        ChatTokenizer.from_folder(out)
+        .render(Conversation((Message.of("user", "ha"),)), answer=True)
+        .endswith("[UNUSED_TOKEN_146]assistant\n")
+    )
+    save_file(published(), tmp_path / "whole.safetensors")
+    with pytest.raises(CheckpointError, match="has partial LoRA"):
+        import_to("internlm2", tmp_path / "whole.safetensors", out, None, ImportOptions())
+    with pytest.raises(UsageError, match="a language model alone"):
+        load_published("internlm2", tmp_path / "m.safetensors", tokenizer, ImportOptions())

@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
             str,
             typer.Argument(
                 metavar="SYSTEM",
-                help="A system with published checkpoints: eve, ixc2-4khd, snps3, soho, uniperceiver.",
+                help="A system with published checkpoints: eve, internlm2, ixc2-4khd, snps3, soho, uniperceiver.",
             ),
         ],
         checkpoint: Annotated[

@@ -19,11 +19,13 @@ from diptych.train.undrawn import Undrawn
 
 CONVERTERS: dict[str, str] = {
     "eve": "diptych.systems.eve.published:CONVERTER",
+    "internlm2": "diptych.systems.mllm.internlm_files:CONVERTER",
     "ixc2-4khd": "diptych.systems.mllm.ixc:CONVERTER",
     "qformer": "diptych.systems.qformer.published:CONVERTER",
     "snps3": "diptych.systems.snps3.published:CONVERTER",
     "soho": "diptych.systems.soho.published:CONVERTER",
     "uniperceiver": "diptych.systems.uniperceiver.published:CONVERTER",
+    "videochat2": "diptych.systems.mllm.videochat2:CONVERTER",
 }
 """Systems with published checkpoints -> "module:object" of a `Converter`, imported on first use."""
 
@@ -188,6 +190,10 @@ def import_to(
         UsageError, CheckpointError: as `read_published`.
         DataError: the tokenizer cannot be read.
     """
+    write = getattr(converter_of(system), "write_folder", None)
+    if write is not None:  # a part that others are built on, no model of its own
+        left: list[str] = write(checkpoint, out, tokenizer)
+        return left
     found = read_published(system, checkpoint, options)
     tokenizer = _packaged(system, tokenizer)
     words = _read_tokenizer(system, tokenizer) if tokenizer is not None else None

@@ -70,8 +70,8 @@ class IxcConverter:
             raise UsageError("image size: tiles of 4KHD have the size of its vision encoder")
         if routing != "published":
             raise UsageError(f"routing = {routing}: InternLM-XComposer2 has no experts")
-        published, told = read_weights(checkpoint), _told(checkpoint)
-        attention = _heads(published, told, attention_heads)
+        published, told = read_weights(checkpoint), told_by(checkpoint)
+        attention = heads_of(published, told, attention_heads)
         state, ignored = from_published(published, attention)
         config = read_config(published, told, attention)
         _check(checkpoint, config, state)
@@ -176,8 +176,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     raise CheckpointError(f"{path}: no files of weights (*.safetensors or pytorch_model*.bin)")
 
 
-def _told(path: Path) -> dict[str, Any]:
-    """Return the config.json beside the weights; empty without one."""
+def told_by(path: Path) -> dict[str, Any]:
+    """Return the config.json beside the weights; empty without one.
+
+    Raises:
+        CheckpointError: a damaged file.
+    """
     file = (path if path.is_dir() else path.parent) / "config.json"
     if not file.is_file():
         return {}
@@ -188,13 +192,17 @@ def _told(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _heads(state: Mapping[str, Tensor], told: Mapping[str, Any], asked: int | None) -> Heads:
-    """Return the heads of the language model: what is asked for, or told, or one per 128 of width."""
+def heads_of(state: Mapping[str, Tensor], told: Mapping[str, Any], asked: int | None) -> Heads:
+    """Return the heads of the language model: what is asked for, or told, or one per 128 of width.
+
+    Raises:
+        CheckpointError: no fused projection, or one that such heads do not make.
+    """
     fused = state.get("model.layers.0.attention.wqkv.weight")
     if fused is None:
         raise CheckpointError(
             "no model.layers.0.attention.wqkv.weight: expected a published InternLM-XComposer2-4KHD "
-            f"checkpoint, got {sorted(state)[:3]}"
+            f"or InternLM2 checkpoint, got {sorted(state)[:3]}"
         )
     rows, width = fused.shape
     queries = asked or int(told.get("num_attention_heads") or 0) or max(1, width // _HEAD)
@@ -220,7 +228,7 @@ def read_config(state: Mapping[str, Tensor], told: Mapping[str, Any], heads: Hea
         CheckpointError: a tensor that is missing, or positions that are scaled.
     """
     try:
-        vision, language = _vision(state), _language(state, told, heads)
+        vision, language = _vision(state), language_settings(state, told, heads)
         branch = state.get("model.layers.0.attention.wqkv.Plora_A.weight")
         merged, width = state[f"{_PROJECTOR}0.weight"].shape[1], vision["hidden_size"]
     except KeyError as error:
@@ -272,8 +280,12 @@ def _vision(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _language(state: Mapping[str, Tensor], told: Mapping[str, Any], heads: Heads) -> dict[str, Any]:
-    """Return the settings of the Llama."""
+def language_settings(state: Mapping[str, Tensor], told: Mapping[str, Any], heads: Heads) -> dict[str, Any]:
+    """Return the settings of the Llama that an InternLM2 is.
+
+    Raises:
+        CheckpointError: positions that are scaled.
+    """
     if told.get("rope_scaling"):
         raise CheckpointError(
             f"config.json: rope_scaling = {told['rope_scaling']}: expected none, as published for 4KHD"
