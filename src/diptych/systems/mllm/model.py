@@ -9,7 +9,7 @@ of a row, D width of the language model, V words.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -180,6 +180,13 @@ class MllmModel(VisionLanguageModel):
             cache=cache,
         )
         return found
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; an encoder that is frozen stays as in evaluation (batch norm, dropout)."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.vision.parameters()):
+            self.vision.eval()
+        return self
 
     def fsdp_units(self) -> list[nn.Module]:
         """Return the blocks of the vision encoder and of the language model."""
