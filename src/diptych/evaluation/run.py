@@ -178,9 +178,9 @@ def open_data(config: RunConfig, task: Task, world: World = ALONE) -> EvalData:
 
 
 def _batches(selection: Selection, config: RunConfig, task: Task, *, part: bool) -> Iterator[Batch]:
-    size, facts = config.evaluate.batch_size, facts_of(task.config)
-    label = getattr(task.config, "evaluate", "") or next(iter(task.config.entries()))
-    tokenizer = None if label in wordless(task.config) else task.tokenizer
+    size, facts = config.evaluate.batch_size, facts_of(config.task)
+    label = getattr(config.task, "evaluate", "") or next(iter(config.task.entries()))
+    tokenizer = None if label in wordless(config.task) else task.tokenizer
     return evaluation_batches(selection, config.data, size, tokenizer, part=part, facts=facts)
 
 
