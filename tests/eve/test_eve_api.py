@@ -344,7 +344,7 @@ def test_command_refuses_clearly(
 ) -> None:
     export, photo = str(exports["retrieval"]), str(photos[0])
     assert run(["predict", export, "--image", photo]) == 2
-    assert "give --text, --question or --statement" in capsys.readouterr().err
+    assert "give --text, --classes, --question or --statement" in capsys.readouterr().err
     assert run(["predict", export, "--image", photo, "--statement", "a"]) == 2
     assert "two pictures, got 1" in capsys.readouterr().err
     assert run(["predict", export, "--image", photo, "--question", "a"]) == 2
