@@ -55,6 +55,12 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
         to_published: Annotated[bool, typer.Option("--to-published", help="Convert the other way.")] = False,
+        to_hf: Annotated[
+            bool,
+            typer.Option(
+                "--to-hf", help="mllm: an export as a folder of Hugging Face, with the export inside."
+            ),
+        ] = False,
         image_size: Annotated[
             int | None, typer.Option(help="Side of the pictures to come: resizes the position table.")
         ] = None,
@@ -110,6 +116,17 @@ def register(app: typer.Typer) -> None:
             publish_to,
         )
 
+        if to_hf:
+            from diptych.train.hf_folder import write_hf_folder
+
+            if system != "mllm" or out is None:
+                raise UsageError(
+                    "convert --to-hf: expected mllm, an export or a run, and the folder to write"
+                )
+            if out.exists() and not force:
+                raise UsageError(f"{out} exists; choose another name or give --force")
+            typer.echo(write_hf_folder(checkpoint, out))
+            return
         converter_of(system)
         parts = backbone is not None or bert is not None
         if parts != (out is None):
