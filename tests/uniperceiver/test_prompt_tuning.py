@@ -169,3 +169,15 @@ def test_a_stem_of_convolutions_sees_pictures_and_clips() -> None:
     with torch.no_grad():
         model.visual.temporal.weight.zero_()
     assert torch.allclose(model.embed_visual(clips)[:, 9:], model.embed_visual(clips[:, 1])[:, :9], atol=1e-5)
+
+
+def test_norms_train_behind_frozen_convolutions() -> None:
+    """In torch 2.13 the backward pass of GroupNorm ends the process for such input, channels last."""
+    from diptych.blocks.stem import ConvStem, ConvStemConfig
+
+    conv = ConvStemConfig(channels=(8, 16), strides=(2, 2), blocks=(0, 0), norm="group")
+    stem = ConvStem(8, 4, conv, "fan_in")
+    for name, parameter in stem.named_parameters():
+        parameter.requires_grad = "norm" in name
+    stem(torch.randn(2, 3, 8, 8)).square().sum().backward()
+    assert all(p.grad is not None for name, p in stem.named_parameters() if "norm" in name)

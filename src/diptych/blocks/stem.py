@@ -137,11 +137,24 @@ class _ChannelNorm(nn.LayerNorm):
         return y.permute(0, 3, 1, 2)
 
 
+class _GroupNorm(nn.GroupNorm):
+    """torch's, which (2.13) crashes in the backward pass of channels-last input that needs no gradient.
+
+    That is what it gets behind frozen convolutions.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and self.weight.requires_grad and not input.requires_grad:
+            input = input.contiguous()
+        out: Tensor = super().forward(input)
+        return out
+
+
 def _norm(name: Norm, channels: int) -> nn.Module:
     if name == "batch":
         return BatchNorm(channels)
     if name == "group":
-        return nn.GroupNorm(channels // 8, channels)
+        return _GroupNorm(channels // 8, channels)
     return _ChannelNorm(channels) if name == "layer" else nn.Identity()
 
 
