@@ -40,14 +40,22 @@ _MISTRAL = (
     "{%- endif -%}{%- endfor -%}"
 )
 
+_BRIEF = (
+    "{%- for message in messages -%}"
+    "{%- if message['role'] != 'assistant' -%}{{ '<|im_start|>' }}{%- endif -%}"
+    "{{ message['content'] | trim + '<|im_end|>' }}"
+    "{%- endfor -%}"
+)
+
 TEMPLATES: dict[str, str] = {
+    "brief": _BRIEF,
     "chatml": _turns("<|im_start|>", "<|im_end|>"),
     "internlm": _turns("[UNUSED_TOKEN_146]", "[UNUSED_TOKEN_145]", "</s>"),
     "vicuna": _VICUNA,
     "videochat2": _VIDEOCHAT2,
     "videochat2_mistral": _MISTRAL,
 }
-"""`chatml`: without the system turn that some models put in front by themselves; `internlm`: that of
+"""`brief`: the marks of `chatml` without roles and line breaks, for many short turns; `chatml`: without the system turn that some models put in front by themselves; `internlm`: that of
 InternLM-XComposer2 in training; `vicuna`: that of LLaVA 1.5 and Video-LLaVA, without their system sentence;
 `videochat2` and `videochat2_mistral`: turns of VideoChat2 on Vicuna (`###Human: ... ###Assistant: ... ###`)
 and on Mistral (`[INST]`)."""
