@@ -26,7 +26,7 @@ PRETRAIN = "snps3/pretrain/clips_tiny"
 RETRIEVAL = "snps3/finetune/retrieval_clips_tiny"
 QA = "snps3/finetune/qa_clips_tiny"
 CHOICE = "snps3/finetune/choice_clips_tiny"
-STEPS = {START: 600, PRETRAIN: 150, RETRIEVAL: 80, QA: 600, CHOICE: 60}
+STEPS = {START: 600, PRETRAIN: 150, RETRIEVAL: 120, QA: 1000, CHOICE: 80}
 """With `--scale 1`."""
 SHORT = {PRETRAIN: "pretrain", RETRIEVAL: "retrieval", QA: "qa", CHOICE: "choice"}
 UNITS = {RETRIEVAL: "share of texts", QA: "share of questions", CHOICE: "share of choices"}
@@ -65,12 +65,12 @@ def blind(recipe: str, start: str) -> Run:
 RUNS = [
     FIRST,
     *chain("tasks", "all", "MSSM and LVWM"),
-    *chain("controls", "frame", "one frame", (), ONE_FRAME),
-    blind(QA, "pretrain-all"),
-    blind(CHOICE, "retrieval-all"),
     *chain("parts", "plain", "neither", [NO_MSSM, NO_LVWM]),
     *chain("parts", "mlm", "LVWM alone: any words hidden", [NO_MSSM]),
     *chain("parts", "unmatched", "MSSM alone: words not compared with clips", [NO_LVWM]),
+    *chain("controls", "frame", "one frame", (), ONE_FRAME),
+    blind(QA, "pretrain-all"),
+    blind(CHOICE, "retrieval-all"),
 ]
 PARTS = ["tasks", "parts", "controls"]
 
