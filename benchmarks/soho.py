@@ -8,8 +8,10 @@ and 3 layers of width 768, 2048 visual words, 30522 words; forward, backward and
 AdamW for the rest). Peers, in the same run, from the same weights and with the same losses (which is
 checked): `straightforward` computes every text's picture again behind the CNN, words and visual words at all
 positions, and updates one parameter after the other; `published` also runs CNN blocks and layers again in
-the backward pass, as the released configuration says. Nothing is dropped at random. FLOP are counted by
-torch, not measured.
+the backward pass, as the released configuration says. Peers have torch's linear layers and see pictures
+channel by channel. Nothing is dropped at random. FLOP are counted by torch's formulas, not measured.
+
+`trained`: the same with stem and first stage trained, too.
 
 `inference`: one picture with 16 tokens of text. Ours at 600 x 1000 (padded to 608 x 1024), from the bytes of
 a JPEG of 384 x 640 to the fused states, and each part by itself. Peers: `vilt`, transformers' ViLT (random
@@ -30,7 +32,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from _turns import take_turns
 from diptych.blocks.dictionary import DictionaryConfig
@@ -48,23 +49,25 @@ from diptych.systems.soho.pretrain import SohoPretrainTask
 from diptych.systems.soho.pretrain_config import SohoPretrainConfig
 from diptych.systems.task import StepContext
 from diptych.train.config import OptimConfig, OptimGroup
+from diptych.train.flops import FlopCounter
 from diptych.train.optim import build_optimizer, set_lr, total_norm
 from reporting import Row, add_json, report, versus
 from soho_straightforward import straightforward
 
 CLIP, TOLERANCE = 10.0, 1e-4
+PARTS = ("step", "trained", "inference")
 DETECTORS = {"c4": 888e9, "fpn": 246e9}
 """Multiply-adds a picture (COCO, shorter side 800) of Faster R-CNN with ResNet-101 in detectron2's model zoo,
 as paperswithcode.com/lib/detectron2/faster-r-cnn listed them ("FLOPs": its counter counts multiply-adds)."""
 
 
-def config(options: argparse.Namespace, neck: str, *, recompute: bool = False) -> SohoConfig:
-    """Return the model's configuration."""
+def config(options: argparse.Namespace, neck: str, *, recompute: bool = False, frozen: int = 1) -> SohoConfig:
+    """Return the model's configuration; `frozen` is that of `ResNetConfig.frozen_stages`."""
     channels, width = (4, 32) if options.quick else (64, 768)
     return SohoConfig.model_validate(
         {
             "backbone": ResNetConfig(
-                stem_channels=channels, base_channels=channels, frozen_stages=1, recompute=recompute
+                stem_channels=channels, base_channels=channels, frozen_stages=frozen, recompute=recompute
             ),
             "width": width,
             "heads": 4 if options.quick else 12,
@@ -84,14 +87,16 @@ def config(options: argparse.Namespace, neck: str, *, recompute: bool = False) -
 class Step:
     """A model, its optimizer and a batch."""
 
-    def __init__(self, options: argparse.Namespace, state: dict[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, options: argparse.Namespace, frozen: int, state: dict[str, Tensor] | None = None
+    ) -> None:
         self.options = options
         torch.manual_seed(0)
         specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
         words = [*specials, *(f"w{i}" for i in range(options.words - len(specials)))]
         rates = SohoPretrainConfig(visual_mask_ratio=options.hidden)
         self.task = SohoPretrainTask(
-            SohoModel(config(options, "gated")), rates, Tokenizer.from_vocabulary(words)
+            SohoModel(config(options, "gated", frozen=frozen)), rates, Tokenizer.from_vocabulary(words)
         ).train()
         if state is not None:
             self.task.load_state_dict(state)
@@ -116,8 +121,10 @@ class Step:
 class Ours(Step):
     """What `diptych train` does."""
 
-    def __init__(self, options: argparse.Namespace, state: dict[str, Tensor] | None = None) -> None:
-        super().__init__(options, state)
+    def __init__(
+        self, options: argparse.Namespace, frozen: int, state: dict[str, Tensor] | None = None
+    ) -> None:
+        super().__init__(options, frozen, state)
         cnn = OptimGroup(match=("model.backbone.*",), name="sgd", lr=1e-2, weight_decay=1e-4, momentum=0.9)
         rule = OptimConfig(lr=1e-4, weight_decay=0.01, decay="all", groups={"cnn": cnn})
         self.optimizer = build_optimizer(self.task, rule, set())
@@ -143,12 +150,17 @@ class Straightforward(Step):
     """The same, everything computed for every text and at every position."""
 
     def __init__(
-        self, options: argparse.Namespace, state: dict[str, Tensor] | None = None, *, recompute: bool = False
+        self,
+        options: argparse.Namespace,
+        frozen: int,
+        state: dict[str, Tensor] | None = None,
+        *,
+        recompute: bool = False,
     ) -> None:
-        super().__init__(options, state)
+        super().__init__(options, frozen, state)
         self.recompute = recompute
         backbone = self.task.model.backbone
-        backbone.config = config(options, "gated", recompute=recompute).backbone
+        backbone.config = config(options, "gated", recompute=recompute, frozen=frozen).backbone
         named = [(name, p) for name, p in self.task.named_parameters() if p.requires_grad]
         cnn = [p for name, p in named if name.startswith("model.backbone.")]
         rest = [p for name, p in named if not name.startswith("model.backbone.")]
@@ -219,28 +231,28 @@ def check_equal(contenders: dict[str, Ours | Straightforward]) -> None:
 
 def flop(call: Callable[[], None]) -> float:
     """Return the floating-point operations of a call."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounter() as counter:
         call()
-    return float(counter.get_total_flops())
+    return float(counter.total)
 
 
-def step_rows(options: argparse.Namespace) -> list[Row]:
+def step_rows(options: argparse.Namespace, frozen: int) -> list[Row]:
     """Measure a step."""
-    ours = Ours(options)
+    ours = Ours(options, frozen)
     state = copy.deepcopy(ours.task.state_dict())
     contenders: dict[str, Ours | Straightforward] = {
         "soho": ours,
-        "straightforward": Straightforward(options, state),
-        "published": Straightforward(options, state, recompute=True),
+        "straightforward": Straightforward(options, frozen, state),
+        "published": Straightforward(options, frozen, state, recompute=True),
     }
     check_equal(contenders)
     counted = {name: flop(contender.backward) for name, contender in contenders.items()}
     seconds = take_turns(contenders, options.rounds, options.clock, torch.device("cpu"))
-    rows = []
+    rows, what = [], "" if frozen >= 0 else " of the whole CNN"
     for peer in ("straightforward", "published"):
-        rows.append(versus("soho step", seconds["soho"], seconds[peer], "s", peer, less=True))
+        rows.append(versus(f"soho step{what}", seconds["soho"], seconds[peer], "s", peer, less=True))
         gflop = (counted["soho"] / 1e9, counted[peer] / 1e9)
-        rows.append(versus("soho step counted", *gflop, "GFLOP", peer, less=True))
+        rows.append(versus(f"soho step counted{what}", *gflop, "GFLOP", peer, less=True))
     return rows
 
 
@@ -403,7 +415,7 @@ def main() -> None:
     parser.add_argument("--words", type=int, default=30522, help="words of the vocabulary")
     parser.add_argument("--codes", type=int, default=2048, help="visual words")
     parser.add_argument("--hidden", type=float, default=0.15, help="share of texts with a visual word hidden")
-    parser.add_argument("--parts", nargs="+", choices=("step", "inference"), default=["step", "inference"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS])
     parser.add_argument("--quick", action="store_true", help="a tiny model and small pictures, for tests")
     parser.add_argument("--rounds", type=int, default=3, help="calls of each contender that count")
     parser.add_argument("--threads", type=int, default=0, help="threads; 0: torch's choice")
@@ -414,7 +426,9 @@ def main() -> None:
         options.height, options.width, options.words, options.codes = 64, 128, 200, 16
     if options.threads:
         torch.set_num_threads(options.threads)
-    rows = step_rows(options) if "step" in options.parts else []
+    rows = step_rows(options, 1) if "step" in options.parts else []
+    if "trained" in options.parts:
+        rows += step_rows(options, -1)
     if "inference" in options.parts:
         rows += inference_rows(options)
     report(rows, options.json)

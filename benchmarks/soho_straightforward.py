@@ -1,6 +1,7 @@
 """A training step of SOHO computed as published: everything for every text, at every position.
 
-It reads the weights of a task of ours and gives the same losses; `soho.py` measures it.
+It reads the weights of a task of ours and gives the same losses; `soho.py` measures it. Linear layers are
+torch's own, and pictures lie channel by channel, as published.
 
 Legend: B pictures, G texts a picture, R = B G rows, L text tokens, P image tokens, D width, K entries.
 """
@@ -10,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from diptych.blocks.bert import BertLayer
@@ -43,7 +44,7 @@ def straightforward(
             so where its configuration says it).
     """
     model, rows = task.model, shown.pictures
-    maps = model.backbone(images)[rows]  # the map once for every text
+    maps = model.backbone(images.contiguous())[rows]  # the map once for every text
     frame = (images.shape[2], images.shape[3])
     tokens, mask, words, hidden = neck(task, maps, sizes[rows], frame, len(rows) // len(images), hide)
     x = torch.cat([model.text(shown.ids), tokens], 1)
@@ -109,13 +110,19 @@ def bert(layer: BertLayer, x: Tensor, bias: Tensor) -> Tensor:
     """Return the next states with attention written out; `bias` [R, 1, 1, S] is added to its scores."""
     R, S, D = x.shape
     q, k, v = (
-        part(x).view(R, S, layer.heads, -1).transpose(1, 2) for part in (layer.query, layer.key, layer.value)
+        plain(part, x).view(R, S, layer.heads, -1).transpose(1, 2)
+        for part in (layer.query, layer.key, layer.value)
     )
     weights = (q @ k.transpose(2, 3) / math.sqrt(D // layer.heads) + bias).softmax(3)
     read = (weights @ v).transpose(1, 2).reshape(R, S, D)
-    x = layer.norm(x + layer.proj(read))
-    out: Tensor = layer.ffn_norm(x + layer.fc2(F.gelu(layer.fc1(x))))
+    x = layer.norm(x + plain(layer.proj, read))
+    out: Tensor = layer.ffn_norm(x + plain(layer.fc2, F.gelu(plain(layer.fc1, x))))
     return out
+
+
+def plain(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Return what torch's own linear layer returns."""
+    return F.linear(x, layer.weight, layer.bias)
 
 
 def labelled(scores: Tensor, targets: Tensor) -> Tensor:

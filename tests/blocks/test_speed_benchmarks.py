@@ -45,11 +45,22 @@ def test_soho_is_compared_with_the_straightforward_computation(tmp_path: Path) -
     rows = rows_of("soho.py", "--quick", tmp_path / "rows")
     step = [(row["name"], row["peer"]) for row in rows if row["name"].startswith("soho step")]
     assert step == [
-        (name, peer)
+        (f"{name}{what}", peer)
+        for what in ("", " of the whole CNN")
         for peer in ("straightforward", "published")
         for name in ("soho step", "soho step counted")
     ]
-    counted = [row["ratio"] for row in rows if row["name"] == "soho step counted"]
-    assert 1 < counted[0] < counted[1]
+    for what in ("", " of the whole CNN"):
+        counted = [row["ratio"] for row in rows if row["name"] == f"soho step counted{what}"]
+        assert 1 < counted[0] < counted[1]
     assert {"soho 600 x 1000, neck", "soho 600 x 1000, joint"} <= {row["name"] for row in rows}
     assert all(row["value"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_captions_are_written_in_three_ways(tmp_path: Path) -> None:
+    rows = rows_of("generate.py", "--size mini --pictures 1 --steps 3 --experts", tmp_path / "rows")
+    assert [(row["name"], row["peer"]) for row in rows] == [
+        ("generate mini experts, 1 pictures", peer) for peer in ("inputs (published)", "plain")
+    ]
+    assert all(row["value"] > 0 and row["ratio"] > 0 for row in rows)

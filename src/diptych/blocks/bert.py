@@ -8,6 +8,9 @@ from collections.abc import Iterable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.blocks.products import Linear
+from diptych.blocks.tied import TiedTable
+
 EPS = 1e-12
 
 
@@ -22,11 +25,19 @@ class BertEmbedding(nn.Module):
         self.norm = nn.LayerNorm(width, eps=EPS)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, ids: Tensor, types: Tensor | None = None) -> Tensor:
-        """Embed token ids [B, L] int64, of types [B, L] int64 or all of type 0; [B, L, D]."""
+    def forward(self, ids: Tensor, types: Tensor | None = None, *, table: TiedTable | None = None) -> Tensor:
+        """Embed token ids [B, L] int64, of types [B, L] int64 or all of type 0; [B, L, D].
+
+        `table`: that of the words, where it is multiplied with in the same step; see `tied`.
+        """
+        words = self.words(ids) if table is None else table.look_up(ids)
         if types is None:
-            return self.place(self.words(ids))
-        return self._finish(self.words(ids) + self.types(types))
+            return self.place(words)
+        return self._finish(words + self.types(types))
+
+    def tied(self) -> TiedTable:
+        """Return the table of words for a step that looks words up and multiplies with all of them."""
+        return TiedTable(self.words.weight, self.words.padding_idx)
 
     def place(self, vectors: Tensor, kind: int = 0) -> Tensor:
         """Embed vectors [B, L, D] in the place of words, all of one type."""
@@ -45,13 +56,13 @@ class BertLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.attention_dropout = heads, attention_dropout
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
-        self.proj = nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key = Linear(width, width)
+        self.value = Linear(width, width)
+        self.proj = Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=EPS)
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, width)
         self.ffn_norm = nn.LayerNorm(width, eps=EPS)
         self.dropout = nn.Dropout(dropout)
 

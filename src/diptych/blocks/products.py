@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -34,28 +34,47 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """`linear` without a bias, with its gradients."""
+    """`linear` with its gradients."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return linear(x, weight)
+        return linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         above = gradients[0].contiguous()
-        to_weight = LinearGradient(ctx.needs_input_grad[1], False)
-        to_weight.add(above, x)
-        return linear(above, weight.t()) if ctx.needs_input_grad[0] else None, to_weight.weight
+        own = LinearGradient(*ctx.needs_input_grad[1:])
+        own.add(above, x)
+        return linear(above, weight.t()) if ctx.needs_input_grad[0] else None, own.weight, own.bias
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """Return x @ weight.T [..., O] of `plain` x [..., I] with gradients, once differentiable."""
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x @ weight.T + bias [..., O] of `plain` x [..., I] with gradients, once differentiable."""
     rows = x.reshape(-1, x.shape[-1])
-    out: Tensor = _Product.apply(rows, weight)  # type: ignore[no-untyped-call]
+    out: Tensor = _Product.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
     return out.view(*x.shape[:-1], -1)
+
+
+LEAST = 2**23
+"""Multiplications from which on a product is worth the calls around it."""
+
+
+def multiplied(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Do what `F.linear` does, faster where the products of this module are for it."""
+    if x.numel() * weight.shape[0] < LEAST or not plain(x) or torch.compiler.is_compiling():
+        return F.linear(x, weight, bias)
+    return product(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` by `multiplied`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [..., O]."""
+        return multiplied(x, self.weight, self.bias)
 
 
 class LinearGradient:

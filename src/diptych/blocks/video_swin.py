@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from diptych.blocks.drop_path import DropPath
-from diptych.blocks.products import LinearGradient, joined, linear, plain, product
+from diptych.blocks.products import Linear, LinearGradient, joined, linear, plain
 from diptych.blocks.window_attention import (
     ROWS,
     Sizes,
@@ -125,7 +125,7 @@ class PatchMerging(nn.Module):
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
-        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
+        self.reduction = Linear(4 * width, 2 * width, bias=False)
         self.norm = nn.LayerNorm(4 * width, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,10 +135,7 @@ class PatchMerging(nn.Module):
         B, T, h, w, C = x.shape
         squares = x.view(B, T, h // 2, 2, w // 2, 2, C)  # [B, T, h / 2, 2, w / 2, 2, C]
         parts = squares.permute(0, 1, 2, 4, 5, 3, 6).flatten(4)  # cells of the left column first
-        parts = self.norm(parts)
-        if plain(parts) and torch.is_grad_enabled():
-            return product(parts, self.reduction.weight)
-        out: Tensor = self.reduction(parts)
+        out: Tensor = self.reduction(self.norm(parts))
         return out
 
 

@@ -36,6 +36,10 @@ def _grouped_product(a: Tensor, b: Tensor, *_: Any, out_val: Tensor, **__: Any) 
     return 2 * out_val.numel() * a.shape[-1]
 
 
+def _product(x: Tensor, weight: Tensor, *_: Any, **__: Any) -> int:
+    return 2 * x.numel() * weight.shape[0]
+
+
 def _formulas() -> dict[Any, Callable[..., int]]:
     """Return the formulas of torch, and those that it lacks for kernels that a step may run."""
     aten = torch.ops.aten
@@ -47,6 +51,8 @@ def _formulas() -> dict[Any, Callable[..., int]]:
         "_grouped_mm": _grouped_product,
     }
     own = {getattr(aten, name): formula for name, formula in lacking.items() if hasattr(aten, name)}
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        own[torch.ops.mkldnn._linear_pointwise] = _product
     return {**own, **flop_registry}
 
 

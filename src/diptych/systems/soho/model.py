@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from diptych.blocks.bert import BertEmbedding, BertLayer, draw_bert
 from diptych.blocks.resnet import ResNet
+from diptych.blocks.tied import TiedTable
 from diptych.systems.protocol import Fused, ImageSpec, TextSpec, VisionLanguageModel, Visual
 from diptych.systems.soho.config import MEAN, STD, SohoConfig
 from diptych.systems.soho.neck import Neck, Seen
@@ -72,7 +73,9 @@ class SohoModel(VisionLanguageModel):
         L = ids.shape[1]
         return Fused(x[:, L:], x[:, :L], x[:, 0], seen.mask, mask)
 
-    def fuse_at(self, visual: Visual, ids: Tensor, mask: Tensor, places: Tensor) -> Tensor:
+    def fuse_at(
+        self, visual: Visual, ids: Tensor, mask: Tensor, places: Tensor, table: TiedTable | None = None
+    ) -> Tensor:
         """Return some of the states of `fuse`, [B, N, D]: the last layer computes no others.
 
         Args:
@@ -80,16 +83,20 @@ class SohoModel(VisionLanguageModel):
             ids: texts [B, L].
             mask: [B, L], true at their tokens.
             places: [B, N] int64: numbers of tokens, those of the text first.
+            table: that of the words, where it is multiplied with in the same step.
         """
-        x, both = self._joined(visual, ids, mask.bool())
+        x, both = self._joined(visual, ids, mask.bool(), table)
         *lower, last = self.layers
         for layer in lower:
             x = layer(x, both)
         out: Tensor = last(x, both, places)
         return out
 
-    def _joined(self, seen: Visual, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.cat([self.text(ids), seen.tokens], 1), torch.cat([mask, seen.mask], 1)
+    def _joined(
+        self, seen: Visual, ids: Tensor, mask: Tensor, table: TiedTable | None = None
+    ) -> tuple[Tensor, Tensor]:
+        text = self.text(ids, table=table)
+        return torch.cat([text, seen.tokens], 1), torch.cat([mask, seen.mask], 1)
 
     def fsdp_units(self) -> list[nn.Module]:
         """Return the transformer layers."""

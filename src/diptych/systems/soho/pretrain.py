@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.blocks.collective import ALONE, World
+from diptych.blocks.products import multiplied
 from diptych.data.batch import Batch
 from diptych.data.image import normalise
 from diptych.data.text import Tokenizer
@@ -154,7 +155,8 @@ class SohoPretrainTask(Task):
         """Score words and visual words where they are hidden, and whether texts belong to their pictures."""
         fused, asked = read.fused, shown.targets != IGNORED
         states = (fused.text[asked], fused.visual[read.hidden], fused.pooled)
-        return self._scores(*states, shown.targets[asked], read.words[read.hidden])
+        words = self.model.text.words.weight
+        return self._scores(words, *states, shown.targets[asked], read.words[read.hidden])
 
     def _score_hidden(self, given: Given, shown: Shown) -> Scores:
         """Do what `read` and `score` do, with a last layer that computes only what is scored."""
@@ -165,18 +167,24 @@ class SohoPretrainTask(Task):
         # The wanted places of each row in their order, then others, as many as the longest row needs.
         order = wanted.long().argsort(dim=1, descending=True, stable=True)
         places = order[:, : int(wanted.sum(1).max()) if len(wanted) else 0]
-        states = self.model.fuse_at(given.visual, shown.ids, shown.mask, places)
+        table = self.model.text.tied()
+        states = self.model.fuse_at(given.visual, shown.ids, shown.mask, places, table)
         is_asked = F.pad(asked, (0, P)).gather(1, places)
         is_hidden = F.pad(given.hidden, (L, 0)).gather(1, places)
         found = (states[is_asked], states[is_hidden], states[:, 0])
-        return self._scores(*found, shown.targets[asked], given.words[given.hidden])
+        return self._scores(table.weight, *found, shown.targets[asked], given.words[given.hidden])
 
-    def _scores(self, text: Tensor, visual: Tensor, first: Tensor, ids: Tensor, words: Tensor) -> Scores:
-        """Score states [., D]: of hidden words `ids`, of hidden visual `words`, of the rows' first tokens."""
+    def _scores(
+        self, table: Tensor, text: Tensor, visual: Tensor, first: Tensor, ids: Tensor, words: Tensor
+    ) -> Scores:
+        """Score states [., D]: of hidden words `ids`, of hidden visual `words`, of the rows' first tokens.
+
+        `table` [V, D] is that of the words.
+        """
         model = self.model
         has_words = model.config.neck != "plain"
         codes = model.neck.dictionary.codes if has_words else visual.new_zeros(1, model.width)
-        of_text = (text @ model.text.words.weight.t()).float()
+        of_text = multiplied(text, table).float()
         return Scores(of_text, ids, word_scores(visual, codes), words, self.itm(first).float())
 
     def losses(self, scores: Scores, shown: Shown, world: World = ALONE) -> Loss:
