@@ -20,7 +20,7 @@ from diptych.data.shards import ShardWriter
 from diptych.data.tiling import TilingConfig, tile_picture
 from diptych.errors import ConfigError
 from diptych.tasks.instruct_data import pictures_of
-from diptych.train.config import resolve_run
+from diptych.train.config import RunConfig, resolve_run
 
 SIZES = ((8, 8), (16, 8), (8, 24), (20, 20), (9, 33))
 """Width and height of the pictures; the last sample has two."""
@@ -176,10 +176,11 @@ def test_the_loader_cuts_as_the_system_takes_it() -> None:
     found = resolve_run(recipe, ["system.tiling.eval_hd_num=7"]).config
     assert found.data.image.tiling == TilingConfig(kind="hd", tile=16, hd_num=3, eval_hd_num=7)
     assert found.data.image.tiling == found.system.tiling
-    # Again from what a run writes down, with another limit: both change.
+    # Again from what a run writes down: an evaluation may have another limit, and nothing else.
     values = found.model_dump(mode="json")
-    again = resolve_run(values, ["system.tiling.eval_hd_num=2"]).config
-    assert again.data.image.tiling.eval_hd_num == 2
+    again = resolve_run(values, ["data.image.tiling.eval_hd_num=2", "data.image.tiling.kind=none"]).config
+    assert again.data.image.tiling == found.system.tiling.with_(eval_hd_num=2)
+    assert RunConfig.model_validate(again.model_dump(mode="json")) == again
     # Without tiles nothing is taken over.
     recipe["data"] = {"image": {"size": 16}}
     assert resolve_run(recipe).config.data.image.tiling == TilingConfig()

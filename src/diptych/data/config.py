@@ -43,7 +43,8 @@ class ImageConfig(Section):
     tiling: TilingConfig = Field(
         TilingConfig(),
         description="`tiles`: how pictures are cut. That of the system (`system.tiling`) where it has one, "
-        "whatever is set here; sources that are drawn from by themselves may have limits of their own.",
+        "whatever is set here but `eval_hd_num`; sources that are drawn from by themselves may have limits of "
+        "their own.",
     )
     pictures: int = Field(1, ge=1, description="`tiles`: most pictures of a sample.")
     long: int = Field(1000, ge=1, description="`fit`: longest side in pixels.")

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from diptych.config.layers import Resolved, resolve
 from diptych.config.schema import Section, Variants
 from diptych.data.config import DataConfig
+from diptych.data.tiling_config import TilingConfig
 from diptych.evaluation.config import EvaluateConfig
 from diptych.systems import SYSTEMS
 from diptych.systems.protocol import SystemConfig
@@ -248,8 +249,13 @@ class RunConfig(Section):
         if not isinstance(values, Mapping):
             return values
         tiling, data = _value(values.get("system"), "tiling"), values.get("data")
-        if tiling is None or _value(_value(data, "image"), "resize") != "tiles":
+        image = _value(data, "image")
+        if tiling is None or _value(image, "resize") != "tiles":
             return values
+        tiling = tiling if isinstance(tiling, TilingConfig) else TilingConfig.model_validate(tiling)
+        # An evaluation may set `data`, but not `system`.
+        limit = _value(_value(image, "tiling"), "eval_hd_num") or tiling.eval_hd_num
+        tiling = tiling.with_(eval_hd_num=limit)
         if isinstance(data, DataConfig):
             return {**values, "data": data.with_(image=data.image.with_(tiling=tiling))}
         assert isinstance(data, Mapping)
