@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from diptych.errors import CheckpointError, ConfigError, UsageError
 from diptych.resolve import look_up
@@ -181,3 +182,47 @@ def test_norms_train_behind_frozen_convolutions() -> None:
         parameter.requires_grad = "norm" in name
     stem(torch.randn(2, 3, 8, 8)).square().sum().backward()
     assert all(p.grad is not None for name, p in stem.named_parameters() if "norm" in name)
+
+
+@pytest.mark.slow
+def test_prompts_alone_are_trained_and_exported(tmp_path: Path) -> None:
+    """A model of a few steps, then prompts on a share of the labels, from the export of the first."""
+    from diptych.data.cards.emoji import CARD
+    from diptych.data.shards import ShardWriter
+    from diptych.train.build import load_task
+    from diptych.train.engine import train
+
+    writer = ShardWriter(tmp_path / "data", "emoji", shard_size=500)
+    for number, sample in enumerate(CARD.convert(None, {})):
+        if number % 40 == 0:
+            writer.write(sample)
+    writer.close()
+    (tmp_path / "groups.txt").write_text("emotion\tsmileys-emotion\nnature\tanimals-nature\n")
+    kinds = "category IN ('smileys-emotion', 'animals-nature')"
+    more = [f"data.path={tmp_path / 'data'}", "data.split=null", f"data.where={kinds}"]
+    target, quiet = f"task.target={tmp_path / 'groups.txt'}", ["train.threads=1", "train.device=cpu"]
+    first = [*more, *quiet, target, "init_from.path=", "train.steps=2"]
+    train(resolve_run("uniperceiver/finetune/groups_emoji_tiny", first), tmp_path / "whole", progress=False)
+    before = load_file(tmp_path / "whole" / "export" / "model.safetensors")
+    start = [f"init_from.path={tmp_path / 'whole'}", "system.prompts.classes=2", "train.steps=2"]
+    prompts = "uniperceiver/prompt/groups_emoji_tiny"
+    run = tmp_path / "prompts"
+    train(resolve_run(prompts, [*more, *start, *quiet, target]), run, progress=False)
+    kept = load_file(run / "export" / "model.safetensors")
+    added = {name for name in kept if name not in before}
+    assert added == {
+        *(f"model.layers.{i}.prompt" for i in range(3)),
+        "model.text.slot_bias",
+        "model.classifier.weight",
+        "model.classifier.bias",
+        "model.similarity",
+    }
+    assert all("norm" in name for name in kept.keys() - added)
+    _, task = load_task(run)
+    state = task.state_dict()
+    for name, tensor in before.items():
+        assert torch.equal(state[name], kept.get(name, tensor)), name
+    assert (run / "export" / "model.safetensors").stat().st_size * 20 < (
+        tmp_path / "whole" / "export" / "model.safetensors"
+    ).stat().st_size
+    assert "base.json" in (run / "export" / "README.md").read_text()

@@ -30,7 +30,7 @@ from diptych.resolve import nearest
 from diptych.train.card import CARD, model_card
 from diptych.train.checkpoint import Checkpoints, Snapshot
 from diptych.train.config import RunConfig
-from diptych.train.export_base import Base, completed
+from diptych.train.export_base import BASE, Base, completed
 from diptych.train.files import sync_folder, sync_tree
 
 WEIGHTS, FACTS, ASSETS = "model.safetensors", "model.yaml", "assets.json"
@@ -104,7 +104,13 @@ def write_export(
         text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
         (aside / FACTS).write_text(text, encoding="utf-8")
         words = None if tokenizer is None else tokenizer.vocab_size
-        (aside / CARD).write_text(model_card(values, state, step=step, tokens=words), encoding="utf-8")
+        card = model_card(values, state, step=step, tokens=words)
+        if base is not None:
+            card += (
+                f"\nThis folder holds the {len(state)} tensors that training changed; `{BASE}` says where "
+                f"the other {len(base.names)} are.\n"
+            )
+        (aside / CARD).write_text(card, encoding="utf-8")
         sync_tree(aside)
         if folder.exists():
             shutil.rmtree(folder)
