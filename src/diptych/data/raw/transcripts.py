@@ -32,8 +32,9 @@ def read_transcript(text: str) -> list[Spoken] | str:
         told = json.loads(text)
     except (ValueError, RecursionError) as error:
         return f"no JSON: {error}"
-    columns = [told.get(name) for name in ("start", "end", "text")] if isinstance(told, dict) else []
-    if not columns or not all(isinstance(column, list) for column in columns):
+    named = [told.get(name) for name in ("start", "end", "text")] if isinstance(told, dict) else []
+    columns = [column for column in named if isinstance(column, list)]
+    if len(columns) < 3:
         return "expected lists 'start', 'end' and 'text'"
     if len({len(column) for column in columns}) > 1:
         return f"'start', 'end' and 'text' have {', '.join(str(len(column)) for column in columns)} entries"
