@@ -68,8 +68,13 @@ class ChatTokenizer(Tokenizer):
         self.unk_id = self._named("unk_token", self.pad_id)
         self.cls_id = self._named("bos_token", self.eos_id)
         self.sep_id = self.mask_id = self.eos_id
-        self.picture_id = int(raw.token_to_id(PICTURE))
+        self.picture_id = self._id(PICTURE)
         self._template = _compiled(self._source(), origin)
+
+    def _id(self, token: str) -> int:
+        found = self._raw.token_to_id(token)
+        assert found is not None  # it was added
+        return found
 
     def _named(self, role: str, otherwise: int | None = None) -> int:
         told = self.settings.get(role)

@@ -55,7 +55,8 @@ TEMPLATES: dict[str, str] = {
     "videochat2": _VIDEOCHAT2,
     "videochat2_mistral": _MISTRAL,
 }
-"""`brief`: the marks of `chatml` without roles and line breaks, for many short turns; `chatml`: without the system turn that some models put in front by themselves; `internlm`: that of
-InternLM-XComposer2 in training; `vicuna`: that of LLaVA 1.5 and Video-LLaVA, without their system sentence;
-`videochat2` and `videochat2_mistral`: turns of VideoChat2 on Vicuna (`###Human: ... ###Assistant: ... ###`)
-and on Mistral (`[INST]`)."""
+"""`brief`: the marks of `chatml` without roles and line breaks, for many short turns; `chatml`: without the
+system turn that some models put in front by themselves; `internlm`: that of InternLM-XComposer2 in training;
+`vicuna`: that of LLaVA 1.5 and Video-LLaVA, without their system sentence; `videochat2` and
+`videochat2_mistral`: turns of VideoChat2 on Vicuna (`###Human: ... ###Assistant: ... ###`) and on Mistral
+(`[INST]`)."""

@@ -91,7 +91,7 @@ def _parse_llava(record: Any) -> Found:
     turns = _turns(record)
     files = {kind: _files(record, kind) for kind in ("image", "video")}
     marks = {kind: sum(text.count(mark) for _, text in turns) for mark, kind in _LLAVA_PLACES.items()}
-    missing = [Part(kind, source=file) for kind in ("video", "image") for file in files[kind][marks[kind] :]]  # type: ignore[arg-type]
+    missing = [Part(kind, source=file) for kind in ("video", "image") for file in files[kind][marks[kind] :]]
     for kind in ("image", "video"):
         if marks[kind] > len(files[kind]):
             raise DataError(f"{marks[kind]} marks <{kind}>, but {len(files[kind])} files in `{kind}`")
@@ -146,7 +146,7 @@ def _parse_videochat2(record: Any) -> Found:
         shown: list[str | Part] = [Part(kind, source=file), "\n"] if not number else []  # type: ignore[arg-type]
         messages += [Message.of("user", *shown, asked), Message.of("assistant", answer)]
     times = [record.get(name) for name in ("start", "end")]
-    clip = (float(times[0]), float(times[1])) if all(isinstance(t, int | float) for t in times) else None  # type: ignore[arg-type]
+    clip = (float(times[0]), float(times[1])) if all(isinstance(t, int | float) for t in times) else None
     yield Conversation(tuple(messages), _facts(record)), clip
 
 

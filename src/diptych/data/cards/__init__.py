@@ -10,6 +10,7 @@ CARDS: dict[str, str] = {
     "retrieval-json": "diptych.data.cards.xvlm_json_retrieval:CARD",
     "vqa-json": "diptych.data.cards.xvlm_json_vqa:CARD",
     "nlvr-json": "diptych.data.cards.xvlm_json_nlvr:CARD",
+    "conversations-json": "diptych.data.cards.conversations:CARD",
     "soho-pretrain": "diptych.data.cards.soho:CARD_PRETRAIN",
     "soho-vqa": "diptych.data.cards.soho:CARD_VQA",
     "coco-caption": "diptych.data.cards.coco_caption:CARD",
@@ -39,6 +40,8 @@ CARDS: dict[str, str] = {
     "kinetics-400": "diptych.data.cards.kinetics:CARD_400",
     "kinetics-700": "diptych.data.cards.kinetics:CARD_700",
     "moments-in-time": "diptych.data.cards.moments:CARD",
+    "mvbench": "diptych.data.cards.mvbench:CARD",
+    "videochat2-json": "diptych.data.cards.videochat2_json:CARD",
 }
 """Card name -> "module:object", imported on first use."""
 

@@ -154,7 +154,7 @@ class LanguageModel(nn.Module):
     def layers(self) -> list[nn.Module]:
         """The decoder's blocks, the first one first."""
         lists = [m for m in self.model.base_model.modules() if isinstance(m, nn.ModuleList)]
-        return list(max(lists, key=len))
+        return list(max(lists, key=lambda found: len(found)))
 
     @property
     def head(self) -> nn.Module:

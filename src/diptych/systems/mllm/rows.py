@@ -94,9 +94,15 @@ def cut(chat: Encoded, limit: int, picture_id: int) -> Encoded:
 def move(laid: Laid, device: torch.device) -> Laid:
     """Return it with its tensors on a device."""
     rows = laid.rows
-    segments = None if rows.segments is None else rows.segments.to(device, non_blocking=True)
+
+    def there(tensor: Tensor) -> Tensor:
+        return tensor.to(device, non_blocking=True)
+
     moved = Rows(
-        *(t.to(device, non_blocking=True) for t in (rows.ids, rows.mask, rows.pictures, rows.positions)),
-        segments,
+        there(rows.ids),
+        there(rows.mask),
+        there(rows.pictures),
+        there(rows.positions),
+        None if rows.segments is None else there(rows.segments),
     )
-    return Laid(moved, laid.targets.to(device, non_blocking=True), laid.order)
+    return Laid(moved, there(laid.targets), laid.order)

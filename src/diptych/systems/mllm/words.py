@@ -90,7 +90,8 @@ class WordsTask(Task):
         assert batch.images is not None
         texts = batch.texts or [""] * len(batch)
         sets = [set(self.tokenizer.tokens(f" {text}")) for text in texts]
-        words = sorted(set().union(*sets) - set.intersection(*sets))
+        every: set[int] = set().union(*sets)
+        words = sorted(every.difference(sets[0].intersection(*sets)))
         if not words:
             raise DataError("task mllm_words: the captions of a batch have the same words, or none")
         there = torch.tensor([[word in own for word in words] for own in sets])
