@@ -69,11 +69,11 @@ class Tokenizer:
 
     def _find_slots(self, origin: str) -> None:
         """Take the special tokens of Uni-Perceiver; CLIP's vocabulary has none for padding (published: 0)."""
-        end = self._raw.token_to_id(_END)
-        if end is None:
+        end, slot = self._raw.token_to_id(_END), self._raw.token_to_id(_SLOT)
+        if end is None or slot is None:
             raise DataError(f"{origin}: has {_SLOT}, but no {_END} to end a text")
         self.cls_id = self.sep_id = int(end)
-        self.mask_id = int(self._raw.token_to_id(_SLOT))
+        self.mask_id = int(slot)
         self.pad_id = int(self._raw.token_to_id("[PAD]") or 0)
         self.unk_id = int(self._raw.token_to_id("[UNK]") or end)
         if self._raw.token_to_id(_START) is not None:
