@@ -73,7 +73,7 @@ CARD = Card(
         "`<video>`), InternLM-XComposer (`<ImageHere>`), VideoChat2 (`QA` with `i`, `q` and `a`), or our own "
         '(`{"messages": [{"role", "content"}]}`, content a text or a list of texts, images and videos), as '
         "JSON lists or JSON lines. Every conversation becomes a sample with its media. A record that is not "
-        "of the form stops the preparation with its line; one whose media are missing is left out and counted."
+        "of the form stops the preparation with its line; one without its media is left out and counted."
     ),
     licence="that of the media and conversations",
     convert=convert,
