@@ -113,7 +113,7 @@ class Connector(nn.Module):
         counts = [self.tiling.views(*grid) for grid in grids]
         if sum(counts) != len(merged):
             raise ValueError(f"grids {list(grids)} have {sum(counts)} views, but {len(merged)} were encoded")
-        parts = zip(merged.split(counts), grids, strict=True)
+        parts = zip(torch.split(merged, counts), grids, strict=True)
         return torch.cat([piece for views, grid in parts for piece in self._lines(views, *grid)])
 
     def _lines(self, views: Tensor, rows: int, columns: int) -> list[Tensor]:
