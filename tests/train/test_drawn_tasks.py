@@ -18,9 +18,10 @@ from diptych.data.sample import Sample
 from diptych.data.shards import ShardWriter
 from diptych.data.sources import open_sources, source_data, thinned
 from diptych.errors import CheckpointError, ConfigError
-from diptych.train.build import check_config
+from diptych.train.build import check_config, evaluated_data
 from diptych.train.config import resolve_run
 from diptych.train.engine import train
+from diptych.train.export import exported_settings
 
 CLOSE = {"rel": 1e-5}
 """Losses of two ranks and of one process that alternates: sums in another order."""
@@ -251,3 +252,22 @@ def test_a_share_of_each_class(tmp_path) -> None:
     assert Counter(found) == {"a": 3, "b": 1, "c": 1}
     config = resolve_run(settings(tmp_path, data__share=0.1, data__share_by="kind")).config.data
     assert [len(selection) for selection in open_sources(config).values()] == [5]
+
+
+def test_an_evaluation_has_the_settings_of_its_tasks_source(dataset) -> None:
+    values = recipe(dataset)
+    values["data"]["sources"]["odd"]["settings"] = {"text": {"max_tokens": 4}}
+    config = resolve_run(values).config
+    # `odd` has no `task` of its own: its name is its label.
+    of = {label: config.with_(task=config.task.with_(evaluate=label)) for label in ("even", "odd")}
+    assert {label: one.task.evaluated for label, one in of.items()} == {"even": "even", "odd": "odd"}
+    found = {label: evaluated_data(one) for label, one in of.items()}
+    assert {label: data.text.max_tokens for label, data in found.items()} == {"even": 6, "odd": 4}
+    assert found["odd"].where == "number % 2 = 1"
+    # They stay with the export, so that it can be evaluated like the run.
+    kept = exported_settings(config)["data"]
+    assert kept["mixture"]["draw"] == "rank_batches"
+    assert kept["sources"]["odd"]["settings"] == {"text": {"max_tokens": 4}}
+    mixed = resolve_run(settings(dataset)).config
+    assert "sources" not in exported_settings(mixed)["data"]
+    assert evaluated_data(mixed) == mixed.data
