@@ -12,12 +12,13 @@ from PIL import Image
 from pydantic import ValidationError
 
 from diptych.data.batch import Batch
+from diptych.data.budget import sample_costs
 from diptych.data.config import DataConfig
 from diptych.data.index import Selection, ShardDataset
 from diptych.data.loader import Loader, evaluation_batches
 from diptych.data.sample import Sample
 from diptych.data.shards import ShardWriter
-from diptych.data.tiling import TilingConfig, tile_picture
+from diptych.data.tiling import TilingConfig, plan_tiles, tile_picture
 from diptych.errors import ConfigError
 from diptych.tasks.instruct_data import pictures_of
 from diptych.train.config import RunConfig, resolve_run
@@ -184,3 +185,28 @@ def test_the_loader_cuts_as_the_system_takes_it() -> None:
     # Without tiles nothing is taken over.
     recipe["data"] = {"image": {"size": 16}}
     assert resolve_run(recipe).config.data.image.tiling == TilingConfig()
+
+
+def test_a_budget_counts_tiles(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path, "toy", 8) as writer:
+        for number in range(12):
+            writer.write(Sample(f"k{number % 4}-{number}", {"png": png(number % 4)}, ("a caption",)))
+        writer.write(Sample("k5", {}, ("texts alone",), meta={"conversations": [[]]}))
+    samples = Selection(ShardDataset.open(tmp_path), None)
+    tiling = TilingConfig.model_validate({**TILING, "hd_num": 6})
+    expected = {}
+    for number in range(4):
+        plan = plan_tiles(*SIZES[number], tiling, training=True)
+        expected[f"k{number}"] = 1 + plan.rows * plan.columns
+    given = config(tiling.model_dump(), budget=16, budget_by="tiles", batch_size=13)
+    costs = sample_costs(samples, given, "tiles").tolist()
+    assert costs == [*(expected[f"k{number % 4}"] for number in range(12)), 1]
+    seen = []
+    for batch in Loader(samples, given, None, seed=1):
+        counts = [sum(views for *_, views in own) or 1 for own in batch.extra["grids"]]
+        assert max(counts) * len(counts) <= 16
+        assert counts == [expected.get(key.partition("-")[0], 1) for key in batch.keys]
+        seen += batch.keys
+        if len(seen) >= 13:
+            break
+    assert len(set(seen)) == 13

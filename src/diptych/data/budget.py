@@ -48,6 +48,8 @@ def sample_costs(selection: "Selection", config: "DataConfig", by: str) -> Costs
     elif by == "image":
         width, height = (_numbers(selection, name, missing=1) for name in ("width", "height"))
         costs = np.ceil(width / PATCH) * np.ceil(height / PATCH)
+    elif by == "tiles":
+        costs = _tile_costs(selection, config)
     elif by == "frames" and config.video.frames:
         costs = np.full(len(selection), config.video.frames, dtype=np.float64)
     else:
@@ -55,6 +57,23 @@ def sample_costs(selection: "Selection", config: "DataConfig", by: str) -> Costs
     if len(costs) and costs.max() > np.iinfo(np.int32).max:
         raise DataError(f"data.loader.budget_by = {by}: a sample costs {costs.max():g}; that is too much")
     found: Costs = np.maximum(costs, 1).astype(np.int32)
+    return found
+
+
+def _tile_costs(selection: "Selection", config: "DataConfig") -> NDArray[np.float64]:
+    """Return how many views each picture becomes, [N]; 1 for samples without one."""
+    from diptych.data.tiling import plan_tiles
+
+    tiling = config.image.tiling
+    sides = np.stack([_numbers(selection, name, missing=0) for name in ("width", "height")], 1)
+    # Few sizes are different, and each takes a loop.
+    sizes, which = np.unique(sides.astype(np.int64), axis=0, return_inverse=True)
+    views = np.ones(len(sizes))
+    for i, (width, height) in enumerate(sizes.tolist()):
+        if width and height:
+            plan = plan_tiles(width, height, tiling, training=True)
+            views[i] = tiling.views(plan.rows, plan.columns)
+    found: NDArray[np.float64] = views[which.reshape(-1)]
     return found
 
 

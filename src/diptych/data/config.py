@@ -43,8 +43,8 @@ class ImageConfig(Section):
     tiling: TilingConfig = Field(
         TilingConfig(),
         description="`tiles`: how pictures are cut. That of the system (`system.tiling`) where it has one, "
-        "whatever is set here but `eval_hd_num`; sources that are drawn from by themselves may have limits of "
-        "their own.",
+        "whatever is set here but `eval_hd_num`; sources that are drawn from by themselves may have limits "
+        "of their own.",
     )
     pictures: int = Field(1, ge=1, description="`tiles`: most pictures of a sample.")
     long: int = Field(1000, ge=1, description="`fit`: longest side in pixels.")
@@ -120,8 +120,8 @@ class TextConfig(Section):
     )
     specials: Literal["bert", "uniperceiver"] = Field(
         "bert",
-        description="Special tokens of a tokenizer trained by `auto`: BERT's, or padding (0), unknown (1), end "
-        "(2) and slot (3) of Uni-Perceiver, whose texts have no start token.",
+        description="Special tokens of a tokenizer trained by `auto`: BERT's, or padding (0), unknown (1), "
+        "end (2) and slot (3) of Uni-Perceiver, whose texts have no start token.",
     )
     vocab_size: int = Field(2000, ge=8, description="Largest vocabulary of a tokenizer trained by `auto`.")
     max_tokens: int = Field(40, ge=3, description="Texts are cut to so many tokens, specials included.")
@@ -192,7 +192,8 @@ class LoaderConfig(Section):
         "text",
         min_length=1,
         description="What a sample costs: `text` (tokens: column `text_tokens`, else a token for 4 letters), "
-        "`image` (patches of 16 x 16 pixels), `frames`, or a column of numbers of the index.",
+        "`image` (patches of 16 x 16 pixels), `tiles` (views of a picture that is cut into tiles, at most), "
+        "`frames`, or a column of numbers of the index.",
     )
     budget_window: int = Field(
         4096,

@@ -226,6 +226,8 @@ def _batches(
         settings |= {"budget_by": loader.budget_by}
         if loader.budget_by == "text":
             settings |= {"max_tokens": config.text.max_tokens}
+        elif loader.budget_by == "tiles":
+            settings |= {"tiling": config.image.tiling.model_dump()}
     return WindowPlan(stream, known, cutter, loader.budget_window, settings)
 
 
