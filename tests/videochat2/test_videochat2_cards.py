@@ -1,4 +1,4 @@
-"""The cards `mvbench` and `videochat2-json` on miniatures, worked out by hand."""
+"""The cards `mvbench` and `captions-json` on miniatures, worked out by hand."""
 
 from pathlib import Path
 
@@ -6,8 +6,6 @@ import pytest
 from tests.cards.card_checks import Prepared
 
 from diptych.data.cards.mvbench import TASKS, label_of
-from diptych.data.cards.videochat2_json import conversation_of
-from diptych.data.conversations import parse_conversation
 from diptych.errors import UsageError
 
 
@@ -42,33 +40,16 @@ def test_questions_of_mvbench_by_video_and_part(tmp_path: Path) -> None:
         Prepared("mvbench", tmp_path, roots="elsewhere=x")
 
 
-def test_annotation_files_become_conversations(tmp_path: Path) -> None:
+def test_lists_of_captions(tmp_path: Path) -> None:
     lists = {"train": "train.json", "val": "val.json", "test": "test.json"}
-    made = Prepared("videochat2-json", tmp_path, **lists)
-    assert made.counts() == {"train": 4, "val": 1, "test": 1}
-    clip, cats, count, caption = (s for s in made.samples.values() if s.split == "train")
+    made = Prepared("captions-json", tmp_path, **lists)
+    assert made.counts() == {"train": 3, "val": 1, "test": 1}
+    clip, cats, again = (sample for sample in made.samples.values() if sample.split == "train")
     assert (clip.meta["start"], clip.meta["end"], list(clip.media)) == (0.5, 1.5, ["mp4"])
-    assert clip.meta["conversations"][0]["messages"] == [
-        {"role": "system", "content": [{"type": "text", "text": "Watch the clip."}]},
-        {
-            "role": "user",
-            "content": [{"type": "video", "video": ""}, {"type": "text", "text": "\nWho runs?"}],
-        },
-        {"role": "assistant", "content": [{"type": "text", "text": "a man"}]},
-        {"role": "user", "content": [{"type": "text", "text": "Where?"}]},
-        {"role": "assistant", "content": [{"type": "text", "text": "at home"}]},
-    ]
-    assert parse_conversation(cats.meta["conversations"][0]).messages[1].text("<x>") == "<x>"
-    asked = parse_conversation(count.meta["conversations"][0])
-    assert [message.role for message in asked.messages] == ["user", "assistant"]
-    assert caption.captions == ("a man runs", "somebody runs")
+    assert clip.captions == ("a man runs", "somebody runs")
+    assert (cats.captions, again.captions) == (("two cats",), ("cats again",))
+    assert cats.key != again.key
+    assert list(made.colours().values()) == [[1], [2], [2], [2], [3]]
     left = made.left_out()
     assert len(left["bad entry"]) == 4
     assert len(left["missing video"]) == len(left["missing picture"]) == 1
-
-
-def test_other_forms_are_no_conversations() -> None:
-    assert conversation_of([], "image") is None
-    assert conversation_of([{"q": "a"}], "image") is None
-    assert conversation_of([{"q": "a", "a": " "}], "image") is None
-    assert conversation_of("text", "video") is None

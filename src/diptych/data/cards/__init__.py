@@ -41,7 +41,7 @@ CARDS: dict[str, str] = {
     "kinetics-700": "diptych.data.cards.kinetics:CARD_700",
     "moments-in-time": "diptych.data.cards.moments:CARD",
     "mvbench": "diptych.data.cards.mvbench:CARD",
-    "videochat2-json": "diptych.data.cards.videochat2_json:CARD",
+    "captions-json": "diptych.data.cards.captions_json:CARD",
 }
 """Card name -> "module:object", imported on first use."""
 

@@ -1,4 +1,4 @@
-"""The `videochat2-json` card: conversations about pictures and videos in VideoChat2's annotation files."""
+"""The `captions-json` card: captions of pictures and videos in the lists that VideoChat2 pre-trains on."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -23,15 +23,14 @@ from diptych.data.cards.xvlm_json import (
     find_picture,
     read_json,
 )
-from diptych.data.conversations import Conversation, Message, Part, checked
 from diptych.data.raw.refs import FileRef
 from diptych.data.raw.video import VIDEOS
 from diptych.data.sample import Sample
 from diptych.errors import DataError
 
-NAME = "videochat2-json"
+NAME = "captions-json"
 OPTIONS = {**LISTS, "media": "folder of the pictures and videos under --raw (default: --raw itself)"}
-_EXPECTED = "`image` or `video` with `QA` ({i, q, a}), or with a `caption`"
+_EXPECTED = "`image` or `video` with a `caption`"
 
 
 def convert(raw: Path | None, options: Mapping[str, str]) -> Iterator[Unread | LeftOut]:
@@ -84,9 +83,6 @@ def _sample(entry: Any, split: str) -> tuple[str, str, tuple[str, ...], dict[str
     for field in ("start", "end"):
         if isinstance(entry.get(field), int | float):
             meta[field] = float(entry[field])
-    if "QA" in entry:
-        conversation = conversation_of(entry["QA"], kind)
-        return None if conversation is None else (kind, name, (), meta | {"conversations": [conversation]})
     captions = entry.get("caption")
     texts = [captions] if isinstance(captions, str) else captions
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
@@ -94,43 +90,13 @@ def _sample(entry: Any, split: str) -> tuple[str, str, tuple[str, ...], dict[str
     return kind, name, tuple(squeezed(text) for text in texts), meta
 
 
-def conversation_of(turns: Any, kind: str) -> dict[str, Any] | None:
-    """Return questions and answers about a medium as a conversation; None: they are of another form.
-
-    The instruction of the first turn is what the system says, and the medium comes before the first question.
-
-    Args:
-        turns: list of `{"i": instruction, "q": question, "a": answer}`; `i` may be missing, `q` empty.
-        kind: `image` or `video`.
-    """
-    if not isinstance(turns, list) or not turns:
-        return None
-    messages: list[Message] = []
-    for number, turn in enumerate(turns):
-        if not isinstance(turn, dict) or not isinstance(turn.get("a"), str) or not turn["a"].strip():
-            return None
-        told, asked = str(turn.get("i") or "").strip(), str(turn.get("q") or "").strip()
-        if number == 0:
-            messages += [Message.of("system", told)] if told else []
-            # A line break, so that the first word is the token it always is.
-            text = [f"\n{asked}"] if asked else []
-            messages.append(Message.of("user", Part("video" if kind == "video" else "image"), *text))
-        else:
-            messages.append(Message.of("user", asked))
-        messages.append(Message.of("assistant", turn["a"].strip()))
-    try:
-        return checked(Conversation(tuple(messages))).to_json()
-    except DataError:
-        return None
-
-
 CARD = Card(
     name=NAME,
-    title="Conversations about pictures and videos from VideoChat2's annotation files",
+    title="Captions of pictures and videos from JSON lists",
     description=(
-        "Lists of `{image or video, QA: [{i, q, a}, ...], start, end}` (instructions, stage 3 of VideoChat2) "
-        "or of `{image or video, caption}` (stages 1 and 2), beside folders of pictures and videos. `i` is "
-        "an instruction, which may be missing, and `q` is empty where a caption answers."
+        "Lists of `{image or video, caption, start, end}` beside folders of pictures and videos, as "
+        "VideoChat2 pre-trains on (stages 1 and 2); `caption` is one text or a list of texts. Its files of "
+        "instructions are for `conversations-json`."
     ),
     licence="that of the pictures, videos and annotations",
     convert=convert,
@@ -142,14 +108,11 @@ CARD = Card(
     shard_size=500,
     prepared=(
         "A sample is an entry. Key: the split and the name of the medium, with a hash where it comes again. "
-        "`meta.conversations`: one conversation `{messages: [{role, content}]}`: the first instruction is "
-        "the system's, then questions and answers in their order; or `captions`. Columns: `file`, `start`, "
-        "`end` (seconds, for `data.video.part: times`)."
+        "Columns: `file`, `start`, `end` (seconds, for `data.video.part: times`)."
     ),
     oddities=(
-        "The published reader shuffles the questions of an entry each time and takes the instruction of the "
-        "one that comes first; here their order is kept. Media that cannot be read are replaced by another "
-        "entry there, and counted here."
+        "The published reader replaces media that cannot be read by another entry; here they are counted. "
+        "Blanks in captions are squeezed."
     ),
-    miniature="diptych.data.miniatures.videochat2_json:make_videochat2_json",
+    miniature="diptych.data.miniatures.captions_json:make_captions_json",
 )
