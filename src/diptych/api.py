@@ -352,12 +352,12 @@ class LoadedModel:
             DataError: a picture that cannot be used.
         """
         self._need("generate")
-        self._writer = self._writer or caption_task(self._tasks)
+        writer = self._writer = self._writer or caption_task(self._tasks)
         said: list[Answer] = []
 
         def describe(chunk: list[Picture]) -> Tensor:
             images, sizes = self._frames(chunk, range(len(chunk)))
-            ranked = write_ranked(self._writer, images, sizes, writing)
+            ranked = write_ranked(writer, images, sizes, writing)
             said.extend(Answer(*row[0], row) for row in ranked)
             return torch.empty(0)
 

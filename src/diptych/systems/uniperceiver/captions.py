@@ -3,6 +3,7 @@
 Legend: B pictures, P visual tokens, L tokens of a caption, N beams, M words, V vocabulary, D width.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
 _NEVER = -999.0
 """Score of words behind the end of a finished caption, as published."""
-_READERS = {"keys": KeyReader, "inputs": InputReader, "none": PlainReader}
+_Reader = Callable[[Tensor, Tensor], Tensor]
+_READERS: dict[str, Callable[["UniPerceiverModel", Tensor, int, Tensor | None], _Reader]] = {
+    "keys": KeyReader,
+    "inputs": InputReader,
+    "none": PlainReader,
+}
 
 
 def caption_mask(prefix: int, length: int, device: torch.device | None = None) -> Tensor:

@@ -81,7 +81,8 @@ class InputReader:
             x = layer(given, self.step, self.history[number])
             if keep:
                 self.history[number] = torch.cat([self.history[number], given], 1)
-        return x[:, 0]
+        first: Tensor = x[:, 0]
+        return first
 
 
 class KeyReader:
@@ -111,7 +112,8 @@ class KeyReader:
         for part in self.parts:
             part.reorder(rows)
             x = part(x, place)
-        return x[:, -1]
+        last: Tensor = x[:, -1]
+        return last
 
 
 class _Maps(NamedTuple):
@@ -157,7 +159,7 @@ class _Part:
 
     def _split(self, x: Tensor) -> Tensor:
         """Turn [R, n, D] into [R, H, n, D / H]."""
-        return x.unflatten(-1, (self.layer.heads, -1)).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], self.layer.heads, -1).transpose(1, 2)
 
     def reorder(self, rows: Tensor) -> None:
         """Go on with some of the captions [R]."""
