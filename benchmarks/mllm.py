@@ -18,8 +18,7 @@ measured in a process of its own on a CPU, in the allocator on a GPU.
 
 import argparse
 import functools
-import json
-import subprocess
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable
@@ -218,14 +217,10 @@ def measure(options: argparse.Namespace, what: str, tiles: int) -> tuple[float, 
     return memory, min(seconds)
 
 
-def apart(options: argparse.Namespace, what: str, tiles: int) -> tuple[float, float]:
-    """Measure in a process of its own: memory that was freed may stay resident."""
-    own = ["--child", json.dumps([what, tiles]), "--size", options.size, "--device", options.device]
-    numbers = ["chunk", "words", "rounds", "threads", "clock"]
-    own += [part for name in numbers for part in (f"--{name}", str(getattr(options, name)))]
-    done = subprocess.run([sys.executable, __file__, *own], check=True, capture_output=True, text=True)
-    memory, seconds = json.loads(done.stdout.splitlines()[-1])
-    return memory, seconds
+def apart(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call in a process of its own: memory that was freed may stay resident. This one computes nothing."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(call, arguments)
 
 
 def cutting(options: argparse.Namespace, tiles: int) -> Row:
@@ -261,14 +256,10 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=0, help="0: as many as torch likes")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     add_json(parser)
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    if options.child:
-        print(json.dumps(measure(options, *json.loads(options.child))))
-        return
     rows = []
     for tiles in options.tiles:
         grid = GRIDS[tiles]
@@ -276,9 +267,10 @@ def main() -> None:
         amount = {"decode": options.words, "see": 1 + tiles, "see chunked": 1 + tiles}
         for what in options.parts:
             if what == "cut":
-                rows.append(cutting(options, tiles))
+                rows.append(apart(cutting, options, tiles))
                 continue
-            memory, seconds = apart(options, what, tiles)
+            memory, seconds = apart(measure, options, what, tiles)
+            print(f"{what}, {tiles} tiles: {seconds:.4g} s, {memory:.4g} MB", file=sys.stderr, flush=True)
             unit = "views/s" if what.startswith("see") else "tokens/s"
             rows.append(Row(f"{what}, {tiles} tiles", amount.get(what, tokens) / seconds, unit))
             rows.append(Row(f"{what}, {tiles} tiles: memory", memory, "MB"))
