@@ -47,7 +47,8 @@ def test_what_one_conversation_says_does_not_reach_another_in_its_row():
     task = toy_task(max_tokens=128, pack=True).eval()
     one, other = questions(2, seed=1), questions(2, seed=1)
     other.images[1] = 255 - other.images[1]
-    other.extra["questions"] = [QUESTIONS[0], {**QUESTIONS[1], "question": "is the dog blue and the cat red no"}]
+    asked = {**QUESTIONS[1], "question": "is the dog blue and the cat red no"}
+    other.extra["questions"] = [QUESTIONS[0], asked]
 
     def first_states(batch):
         encoded, pictures = task.encode(batch, conversations_of(batch, Wording()))

@@ -173,7 +173,8 @@ def _turns(record: Any) -> list[tuple[str, str]]:
             case _:
                 known = ", ".join(_SPEAKERS)
                 raise DataError(
-                    f"conversations[{number}]: expected `from` ({known}) and a text `value`, got {str(turn)[:80]}"
+                    f"conversations[{number}]: expected `from` ({known}) and a text `value`, got "
+                    f"{str(turn)[:80]}"
                 )
     return found
 

@@ -1,5 +1,6 @@
 """Conversations about pictures and videos: one form for all, and what rows of datasets become as one."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -126,7 +127,7 @@ def checked(conversation: Conversation) -> Conversation:
         raise DataError(f"expected a user's message first (a system's may stand before it), got {roles[:3]}")
     if "system" in turns:
         raise DataError("a system's message may only be the first")
-    twice = next((i for i, (a, b) in enumerate(zip(turns, turns[1:], strict=False)) if a == b), None)
+    twice = next((i for i, (a, b) in enumerate(itertools.pairwise(turns)) if a == b), None)
     if twice is not None:
         raise DataError(f"messages {twice} and {twice + 1} are both the {turns[twice]}'s; expected turns")
     for i, message in enumerate(conversation.messages):
@@ -156,7 +157,8 @@ def _part(found: Any, where: str) -> Part:
             if isinstance(source, str):
                 return Part(kind, source=source)
     raise DataError(
-        f"{where}: expected a text, an image or a video ({{'type': 'text', 'text': ...}}), got {_shown(found)}"
+        f"{where}: expected a text, an image or a video ({{'type': 'text', 'text': ...}}), got "
+        f"{_shown(found)}"
     )
 
 

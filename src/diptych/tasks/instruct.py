@@ -62,8 +62,8 @@ class InstructConfig(WordingConfig):
     )
     pack: bool = Field(
         False,
-        description="Put several conversations into a row of `max_tokens`; none sees another, positions start "
-        "anew.",
+        description="Put several conversations into a row of `max_tokens`; none sees another, positions "
+        "start anew.",
     )
     blind: Blind = Field("none", description="Control: `image` takes the pictures out of the conversations.")
     ask_queries: bool = Field(
@@ -164,7 +164,7 @@ class InstructTask(Task):
         return Loss(part, {"next_token": part}, metrics)
 
     def predict(self, batch: Batch, chats: Sequence[Conversation]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the sum of the losses of all learned tokens, how many are foretold rightly, and their number."""
+        """Return the summed losses of all learned tokens, how many are foretold rightly, and their number."""
         encoded, pictures = self.encode(batch, chats)
         length = self.config.max_tokens if self.config.pack else 0
         laid = lay_out(encoded, self.tokenizer.pad_id, self.tokenizer.picture_id, length=length)

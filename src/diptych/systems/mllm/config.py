@@ -58,7 +58,7 @@ class LanguageConfig(Section):
     )
     template: str = Field(
         "",
-        description="Chat template: `chatml`, `internlm`, `vicuna` or Jinja text; empty: the tokenizer's own.",
+        description="Chat template: a name of docs/mllm.md, or Jinja text; empty: the tokenizer's own.",
     )
     dtype: Literal["fp32", "bf16"] = Field(
         "fp32",

@@ -53,8 +53,8 @@ def write_language(language: LanguageModel, tokenizer: ChatTokenizer, folder: Pa
         plain.to(language.head.weight.dtype).save_pretrained(folder)
     tokenizer.save(folder)
     note = (
-        f"The language model of a multimodal model of Diptych, with its adapters of text merged in. It loads with "
-        f"transformers alone. `export/` holds the whole model: `diptych.load('mllm', ...)` of this folder. Where it "
-        f"began as {SMOLLM}: Apache-2.0, HuggingFaceTB.\n"
+        "The language model of a multimodal model of Diptych, with its adapters of text merged in. It loads "
+        "with transformers alone. `export/` holds the whole model: `diptych.load('mllm', ...)` of this folder. "
+        f"Where it began as {SMOLLM}: Apache-2.0, HuggingFaceTB.\n"
     )
     (folder / "README.md").write_text(note, encoding="utf-8")

@@ -10,8 +10,8 @@ IGNORED = -100
 END, EOS = 92542, 2
 """`[UNUSED_TOKEN_145]`, which ends every turn, and the token behind the last turn."""
 HEADER = 6
-"""Tokens from the end of a question to the beginning of its answer, both excluded text: the mark, a line break,
-the mark of a beginning, the role in two pieces, a line break."""
+"""Tokens between the text of a question and that of its answer: the mark, a line break, the mark of a
+beginning, the role in two pieces, a line break."""
 
 
 def learned_targets(ids: Sequence[int], *, end: int = END, eos: int = EOS, header: int = HEADER) -> list[int]:

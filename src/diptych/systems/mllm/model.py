@@ -3,8 +3,8 @@
 Conversations come with as many places as their pictures have tokens; the model writes the projected features
 there. So the length of everything is known before the model sees it.
 
-Legend: B samples, N views (tiles) of all pictures, S side of a tile, T tokens of all pictures, R rows, L tokens
-of a row, D width of the language model, V words.
+Legend: B samples, N views (tiles) of all pictures, S side of a tile, T tokens of all pictures, R rows, L
+tokens of a row, D width of the language model, V words.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ class Rows:
     """[R, L] int64: number of the conversation that a token belongs to, 0 at padding; None: one a row."""
 
     def readable(self) -> Tensor | None:
-        """Return what each token may read, as `LanguageModel.forward` takes it: nothing of other conversations."""
+        """Return what each token may read, as `LanguageModel.forward` takes it: its own conversation."""
         if self.segments is None:
             return None if bool(self.mask.all()) else self.mask
         same = self.segments[:, :, None] == self.segments[:, None, :]
@@ -118,8 +118,8 @@ class MllmModel(VisionLanguageModel):
         side = self.image_spec.size
         if views.shape[-2:] != (side, side):
             raise UsageError(
-                f"data.image.size: pictures of {views.shape[-2]} x {views.shape[-1]} pixels, but the model reads "
-                f"tiles of {side} x {side}; set data.image.size={side}"
+                f"data.image.size: pictures of {views.shape[-2]} x {views.shape[-1]} pixels, but the model "
+                f"reads tiles of {side} x {side}; set data.image.size={side}"
             )
         pixels = exact_global_views(normalise(views, self.image_spec), grids, self.config.tiling)
         if isinstance(self.connector, QFormerConnector):

@@ -6,7 +6,6 @@ Legend: B conversations, R rows, L tokens of a row.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 import numpy as np
 import torch
 from torch import Tensor

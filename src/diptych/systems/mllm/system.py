@@ -72,7 +72,9 @@ class MllmSystem:
 
     def state_to_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Refuse: there is no one published layout."""
-        raise UsageError("system mllm: `diptych convert mllm RUN OUT --to-hf` writes a folder of Hugging Face")
+        raise UsageError(
+            "system mllm: `diptych convert mllm RUN OUT --to-hf` writes a folder of Hugging Face"
+        )
 
     def state_from_published(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Refuse: published models have converters of their own."""

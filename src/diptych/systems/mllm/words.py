@@ -86,7 +86,7 @@ class WordsTask(Task):
         return self._middle
 
     def _words(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the tokens of words that some captions of the batch have, but not all, [W], and which [B, W]."""
+        """Return the tokens [W] of words that some captions of the batch have, but not all; which, [B, W]."""
         assert batch.images is not None
         texts = batch.texts or [""] * len(batch)
         sets = [set(self.tokenizer.tokens(f" {text}")) for text in texts]
