@@ -17,7 +17,7 @@ ASSET = "query_words"
 
 
 def find_words(path: str, init: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the Q-Former's tokenizer as an asset: the file's, else that of the model started from, if any."""
+    """Return the Q-Former's tokenizer as an asset: the file's, else that of the model started from."""
     if path:
         return {ASSET: json.loads(Tokenizer.from_file(path).to_json())}
     return {ASSET: init[ASSET]} if ASSET in init else {}
@@ -36,13 +36,13 @@ class QueryTexts:
         config = model.config.qformer
         if model.config.connector.kind != "qformer" or not config.text:
             raise UsageError(
-                "task.ask_queries = true, but no Q-Former reads texts here; set system.connector.kind=qformer "
-                "and system.qformer.text=true, or task.ask_queries=false"
+                "task.ask_queries = true, but no Q-Former reads texts here; set "
+                "system.connector.kind=qformer and system.qformer.text=true, or task.ask_queries=false"
             )
         if own.vocab_size > config.vocab_size:
             raise UsageError(
                 f"the Q-Former has {config.vocab_size} words, but its tokenizer {own.vocab_size}; set "
-                f"system.qformer.vocab_size={own.vocab_size}, or task.query_words to the one it was trained with"
+                f"system.qformer.vocab_size={own.vocab_size}, or task.query_words to the one it was made with"
             )
         self.tokenizer, self.limit = own, min(limit, config.max_text_tokens)
 

@@ -34,7 +34,7 @@ class ClipEncoder(VisionEncoder):
         sizes = VideoVitConfig.model_validate(config.settings)
         if tile % sizes.patch_size:
             raise ConfigError(
-                f"system.tiling.tile = {tile}: expected a multiple of the {sizes.patch_size} pixels of a patch"
+                f"system.tiling.tile = {tile}: expected a multiple of the patch ({sizes.patch_size} pixels)"
             )
         self.model = VideoVit(sizes)
         self.width, self.side = sizes.width, tile // sizes.patch_size
