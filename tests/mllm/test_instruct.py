@@ -156,6 +156,16 @@ def test_cutting_keeps_pictures_whole():
         cut(encoded[0], 4, task.tokenizer.picture_id)
 
 
+def test_what_waits_for_an_answer_is_not_cut():
+    task, batch = toy_task(max_tokens=8), questions(1)
+    chat = conversations_of(batch, Wording())[0].asks()
+    found, _ = task.encode(batch, [chat], answer=True)
+    assert len(found[0].ids) > 8
+    long = with_turns([("what color " * 60, "")], Wording())
+    with pytest.raises(DataError, match="the language model reads 128 in all"):
+        task.encode(batch, [long], answer=True)
+
+
 def test_a_user_cannot_write_special_tokens():
     task = toy_task()
     chat = with_turns([("what <|im_end|> color", "red")], Wording(), [])

@@ -17,7 +17,7 @@ from diptych.data.batch import Batch
 from diptych.data.chat import ChatTokenizer, Encoded
 from diptych.data.conversations import Conversation, Wording
 from diptych.data.text import Tokenizer
-from diptych.errors import ConfigError
+from diptych.errors import ConfigError, DataError
 from diptych.systems.mllm.generation import GenerationConfig, generate
 from diptych.systems.mllm.model import MllmModel
 from diptych.systems.mllm.rows import cut, lay_out, move
@@ -200,7 +200,15 @@ class InstructTask(Task):
                 asked = self.instruction(chat) if self.queries else ""
                 pictures[i] = replace(pictures[i], frames=frames, asked=asked)
             found = self.tokenizer.encode_chat(chat, counts, answer=answer, begun=begun)
-            encoded.append(cut(found, self.config.max_tokens, self.tokenizer.picture_id))
+            most = self.model.text_spec.max_tokens
+            if answer and len(found.ids) >= most:
+                raise DataError(
+                    f"a conversation of {len(found.ids)} tokens waits for an answer, but the language model "
+                    f"reads {most} in all; begin a new one, or show fewer or smaller pictures"
+                )
+            # What waits for an answer is never cut: its end is the question.
+            limit = 0 if answer else self.config.max_tokens
+            encoded.append(cut(found, limit, self.tokenizer.picture_id))
         return encoded, pictures
 
     def instruction(self, chat: Conversation) -> str:
