@@ -40,7 +40,8 @@ def register(app: typer.Typer) -> None:
             str,
             typer.Argument(
                 metavar="SYSTEM",
-                help="A system with published checkpoints: eve, internlm2, ixc2-4khd, snps3, soho, uniperceiver.",
+                help="A system with published checkpoints: eve, internlm2, ixc2-4khd, snps3, soho, "
+                "uniperceiver, videochat2.",
             ),
         ],
         checkpoint: Annotated[

@@ -54,7 +54,8 @@ def write_language(language: LanguageModel, tokenizer: ChatTokenizer, folder: Pa
     tokenizer.save(folder)
     note = (
         "The language model of a multimodal model of Diptych, with its adapters of text merged in. It loads "
-        "with transformers alone. `export/` holds the whole model: `diptych.load('mllm', ...)` of this folder. "
+        "with transformers alone. `export/` holds the whole model: `diptych.load('mllm', ...)` of this "
+        "folder. "
         f"Where it began as {SMOLLM}: Apache-2.0, HuggingFaceTB.\n"
     )
     (folder / "README.md").write_text(note, encoding="utf-8")

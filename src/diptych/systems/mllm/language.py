@@ -153,8 +153,8 @@ class LanguageModel(nn.Module):
     @property
     def layers(self) -> list[nn.Module]:
         """The decoder's blocks, the first one first."""
-        lists = [m for m in self.model.base_model.modules() if isinstance(m, nn.ModuleList)]
-        return list(max(lists, key=lambda found: len(found)))
+        lists = [list(m) for m in self.model.base_model.modules() if isinstance(m, nn.ModuleList)]
+        return max(lists, key=len)
 
     @property
     def head(self) -> nn.Module:
