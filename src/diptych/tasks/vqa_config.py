@@ -26,7 +26,8 @@ class VqaConfig(TaskConfig):
         "norm",
         description="norm: two layers with LayerNorm and GELU (published for EVE); dropout: with ReLU and "
         "dropout 0.5, twice as wide (published for SOHO); linear: one layer (published for SNP-S3); "
-        "likelihood: answers are targets, compared with a slot behind the question (published for Uni-Perceiver).",
+        "likelihood: answers are targets, compared with a slot behind the question (published for "
+        "Uni-Perceiver).",
     )
     loss: Literal["binary", "softmax"] = Field(
         "binary",
