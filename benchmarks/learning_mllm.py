@@ -29,7 +29,7 @@ SCENES = {"size": "10000", "resolution": "48", "style": "noto", "kinds": "12"}
 """Options of the card `emoji-scenes`."""
 EYE = Run("start", "eye", "tiny EVE", "eve/pretrain/scenes_tiny", 1200, scored=False)
 WORDS = Run("start", "words", "words", "mllm/pretrain/words_scenes_tiny", 800, (), None, scored=False)
-TUNED = Run("scenes", "tuned", "sees the picture", "mllm/finetune/scenes_tiny", 200, (), WORDS.name)
+TUNED = Run("scenes", "tuned", "sees the picture", "mllm/finetune/scenes_tiny", 160, (), WORDS.name)
 RUNS = [EYE, WORDS, TUNED]
 BLIND = "task.blind=image"
 SEEN_FILES, BLIND_FILES = "eval/instruct_*/metrics.json", "eval/instruct-blind_*/metrics.json"
