@@ -127,6 +127,10 @@ class PartialLora(nn.Module):
         """`down`, its own or the lender's."""
         return self.down if self._lender is None else self._lender[0].reader
 
+    def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Return contexts for being computed again, see `PicturePositions`; the engine asks for them."""
+        return self.positions.checkpoint_contexts()
+
     @torch.no_grad()
     def reset_branch(self) -> None:
         """Draw a fresh branch: `down` as a linear layer, `up` zero."""

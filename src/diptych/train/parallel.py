@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -175,13 +176,18 @@ def _recompute(unit: nn.Module) -> None:
     """Keep only a block's inputs for the backward pass, which runs the block again."""
     forward: Callable[..., Any] = unit.forward
     social = [part for part in unit.modules() if isinstance(getattr(part, "world", None), World)]
+    # Layers that were told something for this forward alone (partial LoRA) need it again.
+    told: list[Any] = [part for part in unit.modules() if hasattr(part, "checkpoint_contexts")]
 
     @functools.wraps(forward)
     def recomputed(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
+        more: dict[str, Any] = {"use_reentrant": False}
+        if told:
+            more["context_fn"] = lambda: _contexts(told)
         if not social:
-            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+            return checkpoint(forward, *args, **more, **kwargs)
         worlds: list[Any] = [part.world for part in social]
 
         def as_then(*args: Any, **kwargs: Any) -> Any:
@@ -193,9 +199,23 @@ def _recompute(unit: nn.Module) -> None:
             finally:
                 _meet(social, now)
 
-        return checkpoint(as_then, *args, use_reentrant=False, **kwargs)
+        return checkpoint(as_then, *args, **more, **kwargs)
 
     unit.forward = recomputed
+
+
+def _contexts(parts: Sequence[Any]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return what all of them want to be run in: the first time, and again."""
+
+    @contextlib.contextmanager
+    def within(contexts: Sequence[AbstractContextManager[None]]) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for context in contexts:
+                stack.enter_context(context)
+            yield
+
+    first, again = zip(*(part.checkpoint_contexts() for part in parts), strict=True)
+    return within(first), within(again)
 
 
 def _meet(parts: Sequence[Any], worlds: Sequence[World]) -> None:
