@@ -11,14 +11,21 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tests.mllm.mllm_toy import context, questions, toy_task
+from tests.mllm.mllm_toy import QUESTIONS, WORDS, context, questions, toy_task
 from tests.ranks import run_ranks
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from diptych.blocks.collective import ALONE, World
+from diptych.data.batch import Batch
+from diptych.data.draws import Draws
 from diptych.data.sample import Sample
 from diptych.data.shards import ShardWriter
+from diptych.data.text import Tokenizer
 from diptych.systems.mllm.system import SYSTEM
+from diptych.systems.mllm.vision import VisionConfig
+from diptych.systems.task import StepContext
+from diptych.tasks.instruct import InstructConfig, InstructTask
 from diptych.train import engine
 from diptych.train.config import TrainConfig, resolve_run
 from diptych.train.parallel import Parallel
@@ -168,3 +175,70 @@ def test_two_ranks_train_what_one_process_trains(runs: Path, name: str) -> None:
         torch.testing.assert_close(found[weight], tensor, rtol=0, atol=WEIGHTS, msg=weight)
     assert losses(runs / name) == pytest.approx(losses(runs / "one"), rel=LOSSES, abs=1e-6)
     assert len(set(losses(runs / "one"))) == 3
+
+
+CLIP = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 8,
+}
+VIEWS = {"one_without": [3, 0], "unlike": [3, 1], "all_without": [0, 0]}
+"""Pictures of each rank's sample."""
+
+
+def seen_task(chunk: int) -> InstructTask:
+    """Return a task all of whose parts learn."""
+    torch.manual_seed(0)
+    vision = VisionConfig(settings=CLIP, chunk=chunk)
+    model = SYSTEM.build(SYSTEM.toy_config().with_(vision=vision))
+    return InstructTask(model, InstructConfig(), Tokenizer.train(WORDS, 60)).train()
+
+
+def rows_of(counts: Sequence[int], first: int = 0) -> Batch:
+    """Return a batch of one question about several pictures, or about none, a sample."""
+    numbers = torch.arange(first, first + len(counts))
+    most = max(max(counts), 1)
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randint(0, 256, (2, 3, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    grids = [[(1, 1, 1)] * count for count in counts]
+    extra = {"grids": grids, "media": [[1] * count for count in counts]}
+    extra["questions"] = QUESTIONS[first : first + len(counts)]
+    return Batch([str(int(i)) for i in numbers], numbers, numbers, images[numbers, :most], extra=extra)
+
+
+def learned(world: World, parallel: str, chunk: int, views: Sequence[int]) -> dict[str, Tensor]:
+    """Return loss and gradients of a batch, one sample a rank."""
+    task = seen_task(chunk)
+    config = TrainConfig.model_validate({"parallel": parallel, "activation_checkpointing": chunk > 0})
+    whole = Parallel(task, config, world, torch.device("cpu"))
+    own = slice(world.rank, world.rank + 1) if world.size > 1 else slice(0, 2)
+    batch = rows_of(views[own], own.start)
+    loss = whole(batch, StepContext(0, 0.0, Draws(0, batch.positions), world)).total
+    loss.backward()
+    whole.finish_gradients()
+    found = {n: p.grad for n, p in task.named_parameters() if p.grad is not None}
+    found = {n: g.full_tensor() if isinstance(g, DTensor) else g for n, g in found.items()}
+    return found | {"": world.sum(loss.detach()) / world.size}
+
+
+def learned_in_turn(world: World, parallel: str) -> dict[str, dict[str, Tensor]]:
+    cases = [(name, chunk) for name in VIEWS for chunk in (0, 1)]
+    return {f"{name}/{chunk}": learned(world, parallel, chunk, VIEWS[name]) for name, chunk in cases}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_ranks_that_see_more_or_no_pictures_learn_together(parallel: str) -> None:
+    both = run_ranks(learned_in_turn, parallel, timeout=60)
+    for name in both[0]:
+        case, chunk = name.split("/")
+        expected = learned(ALONE, "none", int(chunk), VIEWS[case])
+        for found in both:
+            for weight, gradient in found[name].items():
+                whole = expected.get(weight, torch.zeros(()))
+                torch.testing.assert_close(gradient, whole.expand_as(gradient), rtol=1e-5, atol=2e-6)
+            assert expected.keys() <= found[name].keys(), name

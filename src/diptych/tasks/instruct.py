@@ -218,8 +218,10 @@ class InstructTask(Task):
     def see(self, pictures: "Sequence[Any]", order: Sequence[int]) -> Tensor | None:
         """Return the tokens of all pictures, in the order of the rows."""
         shown = [pictures[i] for i in order if pictures[i] is not None]
-        if not shown:
+        if not self.network.anyone_sees(bool(shown)):
             return None
+        if not shown:
+            return self.network.see_nothing(self.queries.ask([""], self.device) if self.queries else None)
         views = torch.cat([found.views for found in shown]).to(self.device)
         grids = [grid for found in shown for grid in found.grids]
         frames = [count for found in shown for count in found.frames]

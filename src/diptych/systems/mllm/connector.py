@@ -120,7 +120,8 @@ class Connector(nn.Module):
         """Return the sequence of one picture [n, m, m, K] in pieces."""
         assert self.newline is not None
         assert self.separator is not None
-        m, pieces = self.side, []
+        # Without a separator it has a gradient of zero, so that ranks have the same gradients.
+        m, pieces = self.side, [self.separator.to(views.dtype)[None][:0]]
         if self.tiling.has_global_view(rows, columns):
             pieces = [self._with_newlines(views[0]), self.separator.to(views.dtype)[None]]
             views = views[1:]

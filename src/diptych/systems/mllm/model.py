@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from diptych.blocks.collective import ALONE, World
 from diptych.blocks.plora import as_wrapped
 from diptych.data.image import normalise
 from diptych.errors import UsageError
@@ -22,7 +23,7 @@ from diptych.systems.mllm.config import MllmConfig
 from diptych.systems.mllm.connector import Connector, Grid
 from diptych.systems.mllm.language import LanguageModel
 from diptych.systems.mllm.qformer import QFormerConnector
-from diptych.systems.mllm.vision import build_encoder, exact_global_views
+from diptych.systems.mllm.vision import build_encoder, exact_global_views, most_of_ranks
 from diptych.systems.mllm.vision_files import load_weights, read_settings
 from diptych.systems.protocol import ImageSpec, TextSpec, VisionLanguageModel
 
@@ -74,6 +75,7 @@ class MllmModel(VisionLanguageModel):
                 config.connector, config.tiling, self.vision.side, self.vision.width, self.language.width
             )
         self.width = self.language.width
+        self.world: World = ALONE
         self.image_spec = ImageSpec(
             size=config.tiling.tile,
             mean=self.vision.mean,
@@ -129,12 +131,32 @@ class MllmModel(VisionLanguageModel):
         tokens: Tensor = self.connector(features, grids)
         return tokens
 
+    def anyone_sees(self, seen: bool) -> bool:
+        """Tell whether any rank has something to see; all ranks ask at the same time.
+
+        If so in training, every one of them has to run the encoder, whose layers may be cut over ranks.
+        """
+        return most_of_ranks(self.world, int(seen), next(self.parameters()).device) > 0
+
+    def see_nothing(self, asked: Asked | None = None) -> Tensor:
+        """Look at a blank picture and return no tokens, [0, D]: gradients of all parts are zero.
+
+        Args:
+            asked: what queries are asked about one medium, where they are asked anything.
+        """
+        side = self.image_spec.size
+        device = next(self.parameters()).device
+        views = torch.zeros(self.config.tiling.views(1, 1), 3, side, side, dtype=torch.uint8, device=device)
+        return self.see(views, [(1, 1)], [1], asked)[:0]
+
     def _query(
         self, connector: QFormerConnector, clips: Sequence[Tensor], owners: Sequence[int], asked: Asked | None
     ) -> Tensor:
         """Return the tokens of clips [T, 3, S, S], each with the question about its medium."""
         parts, places = [], []
-        for numbers in by_length(clips).values():
+        groups = list(by_length(clips).values())
+        idle = most_of_ranks(self.world, len(groups), clips[0].device) - len(groups)
+        for k, numbers in enumerate(groups + [groups[0][:1]] * idle):
             together = torch.stack([clips[i] for i in numbers])
             if isinstance(self.vision, ClipEncoder):
                 seen = self.vision(together)
@@ -144,8 +166,10 @@ class MllmModel(VisionLanguageModel):
             if asked is not None:
                 rows = torch.tensor([owners[i] for i in numbers], device=asked.ids.device)
                 ids, mask = asked.ids[rows], asked.mask[rows]
-            parts.append(connector(seen, ids, mask))
-            places += numbers
+            found = connector(seen, ids, mask)
+            kept = k < len(groups)  # else it was run because another rank has clips of more lengths
+            parts.append(found if kept else found[:0])
+            places += numbers if kept else []
         return in_order(parts, places).flatten(0, 1)
 
     def adapt_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from diptych.blocks.collective import ALONE, World
 from diptych.config.schema import Section
 from diptych.data.tiling import TilingConfig, global_view
 from diptych.errors import ConfigError, UsageError
@@ -79,6 +80,7 @@ class VisionEncoder(nn.Module, ABC):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.chunk = config.chunk
+        self.world: World = ALONE
 
     @abstractmethod
     def encode(self, tiles: Tensor) -> Tensor:
@@ -107,13 +109,30 @@ class VisionEncoder(nn.Module, ABC):
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Return the features, of `chunk` tiles at a time."""
-        if not self.chunk or len(tiles) <= self.chunk:
+        if not self.chunk:
+            return self.encode(tiles)
+        pieces = torch.split(tiles, self.chunk)
+        # Layers may be cut over ranks, which then have to run them equally often.
+        idle = most_of_ranks(self.world, len(pieces), tiles.device) - len(pieces)
+        if len(pieces) + idle == 1:
             return self.encode(tiles)
         trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-        pieces = torch.split(tiles, self.chunk)
-        if not trains:
-            return torch.cat([self.encode(piece) for piece in pieces])
-        return torch.cat([checkpoint(self.encode, piece, use_reentrant=False) for piece in pieces])
+
+        def encode(piece: Tensor) -> Tensor:
+            if not trains:
+                return self.encode(piece)
+            found: Tensor = checkpoint(self.encode, piece, use_reentrant=False)
+            return found
+
+        found = [encode(piece) for piece in pieces]
+        return torch.cat(found + [encode(tiles[:1])[:0] for _ in range(idle)])
+
+
+def most_of_ranks(world: World, count: int, device: torch.device) -> int:
+    """Return the largest `count` of all ranks, which train together; in evaluations the own one."""
+    if world.size == 1 or not torch.is_grad_enabled():
+        return count
+    return int(world.max(torch.tensor(count, device=device)))
 
 
 class TransformersEncoder(VisionEncoder):
