@@ -87,7 +87,8 @@ def data_of(whole: Batch, world: World) -> EvalData:
     data = of(whole)
     if world.size == 1:
         return data
-    return EvalData(data.dataset, data.split, data.size, data.batches, 0, world, of(part_of(whole, world)))
+    part = of(part_of(whole, world))
+    return EvalData(data.dataset, data.split, data.size, data.batches, world=world, part=part)
 
 
 @pytest.fixture(scope="module")

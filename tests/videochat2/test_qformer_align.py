@@ -187,5 +187,6 @@ def test_two_ranks_train_what_one_process_trains(tmp_path: Path) -> None:
         for name in ("two", "one")
     ]
     for found, expected in zip(*rows, strict=True):
-        for figure in (n for n in expected if n.startswith(("loss", "metric/"))):
+        # The temperature is a weight, and has been compared as one.
+        for figure in (n for n in expected if n.startswith(("loss", "metric/")) and "temperature" not in n):
             assert found[figure] == pytest.approx(expected[figure], rel=2e-5, abs=1e-6), figure
