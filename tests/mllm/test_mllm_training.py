@@ -22,6 +22,7 @@ from diptych.data.draws import Draws
 from diptych.data.sample import Sample
 from diptych.data.shards import ShardWriter
 from diptych.data.text import Tokenizer
+from diptych.errors import ConfigError
 from diptych.systems.mllm.system import SYSTEM
 from diptych.systems.mllm.vision import VisionConfig
 from diptych.systems.task import StepContext
@@ -149,6 +150,8 @@ SAME = {
     "fsdp": {"parallel": "fsdp"},
     "fsdp_recomputed": {"parallel": "fsdp", "activation_checkpointing": True},
 }
+SMALL = {"parallel": "fsdp", "precision": "bf16", "language": {"dtype": "bf16"}}
+"""Frozen words in bf16, adapters in float32, as on GPUs."""
 
 
 def several(world: World, configs: dict[str, Any], root: Path) -> dict[str, int]:
@@ -160,9 +163,11 @@ def several(world: World, configs: dict[str, Any], root: Path) -> dict[str, int]
 def runs(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run on two ranks, five samples a step, and their like on one."""
     root = tmp_path_factory.mktemp("runs")
-    steps = run_ranks(several, {name: recipe(shards, **keys) for name, keys in SAME.items()}, root)
-    assert steps == [dict.fromkeys(SAME, 3)] * 2
+    every = SAME | {"fsdp_bf16": SMALL}
+    steps = run_ranks(several, {name: recipe(shards, **keys) for name, keys in every.items()}, root)
+    assert steps == [dict.fromkeys(every, 3)] * 2
     start(recipe(shards), root / "one")
+    start(recipe(shards, **SMALL | {"parallel": "none"}), root / "one_bf16")
     return root
 
 
@@ -242,3 +247,18 @@ def test_ranks_that_see_more_or_no_pictures_learn_together(parallel: str) -> Non
                 whole = expected.get(weight, torch.zeros(()))
                 torch.testing.assert_close(gradient, whole.expand_as(gradient), rtol=1e-5, atol=2e-6)
             assert expected.keys() <= found[name].keys(), name
+
+
+@pytest.mark.slow
+def test_bf16_with_sharded_weights_is_near_to_one_process(runs: Path) -> None:
+    assert losses(runs / "fsdp_bf16") == pytest.approx(losses(runs / "one_bf16"), rel=1e-3)
+    assert losses(runs / "fsdp_bf16") == pytest.approx(losses(runs / "one"), rel=1e-3)
+    types = {name: tensor.dtype for name, tensor in exported(runs / "fsdp_bf16").items()}
+    assert types["model.connector.projector.0.weight"] == torch.float32
+    assert types["model.language.model.model.norm.weight"] == torch.bfloat16
+
+
+def test_trained_weights_of_two_types_are_refused(shards: Path, tmp_path: Path) -> None:
+    words = {"dtype": "bf16", "lora": {"rank": 0}}  # LoRA would freeze them
+    with pytest.raises(ConfigError, match=r"system\.language\.dtype=fp32"):
+        start(recipe(shards, parallel="fsdp", language=words), tmp_path / "run")

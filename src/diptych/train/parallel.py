@@ -19,6 +19,7 @@ from diptych.blocks.expert_parallel import ExpertGroup, shard_experts
 from diptych.blocks.moe import keep_eager
 from diptych.blocks.router import Router
 from diptych.data.batch import Batch
+from diptych.errors import ConfigError
 from diptych.systems.task import Loss, StepContext, Task
 from diptych.train.config import TrainConfig
 
@@ -128,6 +129,7 @@ class Parallel:
         left = {*self._scalars, *self.experts.parameters.values()}
         for parameter in self.task.parameters():  # FSDP refuses channels-last weights of convolutions
             parameter.data = parameter.data.contiguous()
+        _check_types(self.task, units)
         for unit in units:
             for router in (m for m in unit.modules() if isinstance(m, Router)):
                 fully_shard(router, mesh=mesh, mp_policy=whole_types)  # gates are float32, weights included
@@ -155,6 +157,22 @@ def chosen(config: TrainConfig, world: World) -> str:
     if config.parallel == "fsdp":
         return "fsdp"
     return "ddp" if world.size > 1 else "none"
+
+
+def _check_types(task: nn.Module, units: Sequence[nn.Module]) -> None:
+    """Refuse weights that FSDP cuts together and trains in several types; what is frozen may have any."""
+    names = {parameter: name for name, parameter in task.named_parameters() if parameter.requires_grad}
+    inside = [[p for p in unit.parameters() if p in names] for unit in units]
+    met = {p for group in inside for p in group}
+    for group in [*inside, [p for p in names if p not in met]]:
+        types = {p.dtype: names[p] for p in group}
+        if len(types) > 1:
+            found = ", ".join(f"{name} in {str(kind).removeprefix('torch.')}" for kind, name in types.items())
+            raise ConfigError(
+                f"train.parallel = fsdp: {found} are cut together and trained, expected one type; freeze "
+                "what is kept in bf16 (optim.groups, name=frozen), or keep it in float32 "
+                "(system.language.dtype=fp32) with train.precision=bf16"
+            )
 
 
 def _average(parameters: Sequence[nn.Parameter], world: World) -> None:

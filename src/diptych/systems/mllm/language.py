@@ -189,9 +189,9 @@ class LanguageModel(nn.Module):
             self.positions.set(pictures)
         attention: Tensor | None = mask
         if mask is not None and mask.ndim == 3:
-            # Numbers to be added suit every kind of attention; the smallest instead of -inf, so that rows
-            # that read nothing (padding) stay finite.
-            low = torch.finfo(inputs.dtype).min
+            # Numbers to be added suit every kind of attention; the smallest (in bf16 too) instead of -inf, so
+            # that rows that read nothing (padding) stay finite.
+            low = max(torch.finfo(inputs.dtype).min, torch.finfo(torch.bfloat16).min)
             attention = torch.zeros(mask.shape, dtype=inputs.dtype, device=mask.device)
             attention = attention.masked_fill(~mask, low)[:, None]
         elif mask is not None:
