@@ -17,12 +17,14 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from diptych.blocks.collective import ALONE, World
+from diptych.blocks.qformer import QFormerConfig
 from diptych.data.batch import Batch
 from diptych.data.draws import Draws
 from diptych.data.sample import Sample
 from diptych.data.shards import ShardWriter
 from diptych.data.text import Tokenizer
 from diptych.errors import ConfigError
+from diptych.systems.mllm.connector import TilesConfig
 from diptych.systems.mllm.system import SYSTEM
 from diptych.systems.mllm.vision import VisionConfig
 from diptych.systems.task import StepContext
@@ -195,33 +197,46 @@ VIEWS = {"one_without": [3, 0], "unlike": [3, 1], "all_without": [0, 0]}
 """Pictures of each rank's sample."""
 
 
-def seen_task(chunk: int) -> InstructTask:
-    """Return a task all of whose parts learn."""
+QUERIES = QFormerConfig(
+    queries=2, extra_queries=1, width=16, layers=2, heads=2, hidden=24, vocab_size=80, dropout=0, drop_path=0
+)
+
+
+def seen_task(chunk: int, queries: bool) -> InstructTask:
+    """Return a task all of whose parts learn; `queries`: the Q-Former reads the questions too."""
     torch.manual_seed(0)
-    vision = VisionConfig(settings=CLIP, chunk=chunk)
-    model = SYSTEM.build(SYSTEM.toy_config().with_(vision=vision))
-    return InstructTask(model, InstructConfig(), Tokenizer.train(WORDS, 60)).train()
+    system = SYSTEM.toy_config().with_(vision=VisionConfig(settings=CLIP, chunk=chunk))
+    if queries:
+        system = system.with_(connector=TilesConfig(kind="qformer"), qformer=QUERIES)
+    settings = InstructConfig(ask_queries=queries)
+    return InstructTask(SYSTEM.build(system), settings, Tokenizer.train(WORDS, 60)).train()
 
 
-def rows_of(counts: Sequence[int], first: int = 0) -> Batch:
-    """Return a batch of one question about several pictures, or about none, a sample."""
+def rows_of(counts: Sequence[int], first: int, clip: bool) -> Batch:
+    """Return a batch of one question about several pictures (`clip`: a picture and a clip), or none."""
     numbers = torch.arange(first, first + len(counts))
     most = max(max(counts), 1)
     generator = torch.Generator().manual_seed(5)
     images = torch.randint(0, 256, (2, 3, 3, 16, 16), dtype=torch.uint8, generator=generator)
     grids = [[(1, 1, 1)] * count for count in counts]
-    extra = {"grids": grids, "media": [[1] * count for count in counts]}
-    extra["questions"] = QUESTIONS[first : first + len(counts)]
+    media = [[1, count - 1] if clip and count > 1 else [1] * count for count in counts]
+    extra: dict[str, Any] = {"grids": grids, "media": media, "conversations": []}
+    for own, asked in zip(media, QUESTIONS[first:], strict=False):
+        shown = [{"type": "image", "image": "a"} if n == 1 else {"type": "video", "video": "a"} for n in own]
+        content = [*shown, {"type": "text", "text": asked["question"]}]
+        told = [{"role": "user", "content": content}, {"role": "assistant", "content": asked["answer"]}]
+        extra["conversations"].append({"messages": told})
     return Batch([str(int(i)) for i in numbers], numbers, numbers, images[numbers, :most], extra=extra)
 
 
-def learned(world: World, parallel: str, chunk: int, views: Sequence[int]) -> dict[str, Tensor]:
+def learned(world: World, parallel: str, chunk: int, kind: str, views: Sequence[int]) -> dict[str, Tensor]:
     """Return loss and gradients of a batch, one sample a rank."""
-    task = seen_task(chunk)
+    queries = kind == "queries"
+    task = seen_task(chunk, queries)
     config = TrainConfig.model_validate({"parallel": parallel, "activation_checkpointing": chunk > 0})
     whole = Parallel(task, config, world, torch.device("cpu"))
     own = slice(world.rank, world.rank + 1) if world.size > 1 else slice(0, 2)
-    batch = rows_of(views[own], own.start)
+    batch = rows_of(views[own], own.start, queries)
     loss = whole(batch, StepContext(0, 0.0, Draws(0, batch.positions), world)).total
     loss.backward()
     whole.finish_gradients()
@@ -230,9 +245,17 @@ def learned(world: World, parallel: str, chunk: int, views: Sequence[int]) -> di
     return found | {"": world.sum(loss.detach()) / world.size}
 
 
+CASES = [f"{name}/{chunk}/tokens" for name in VIEWS for chunk in (0, 1)]
+CASES += [f"{name}/0/queries" for name in VIEWS]
+
+
+def settings_of(case: str) -> tuple[int, str, list[int]]:
+    name, chunk, kind = case.split("/")
+    return int(chunk), kind, VIEWS[name]
+
+
 def learned_in_turn(world: World, parallel: str) -> dict[str, dict[str, Tensor]]:
-    cases = [(name, chunk) for name in VIEWS for chunk in (0, 1)]
-    return {f"{name}/{chunk}": learned(world, parallel, chunk, VIEWS[name]) for name, chunk in cases}
+    return {case: learned(world, parallel, *settings_of(case)) for case in CASES}
 
 
 @pytest.mark.slow
@@ -240,8 +263,7 @@ def learned_in_turn(world: World, parallel: str) -> dict[str, dict[str, Tensor]]
 def test_ranks_that_see_more_or_no_pictures_learn_together(parallel: str) -> None:
     both = run_ranks(learned_in_turn, parallel, timeout=60)
     for name in both[0]:
-        case, chunk = name.split("/")
-        expected = learned(ALONE, "none", int(chunk), VIEWS[case])
+        expected = learned(ALONE, "none", *settings_of(name))
         for found in both:
             for weight, gradient in found[name].items():
                 whole = expected.get(weight, torch.zeros(()))
