@@ -1,19 +1,15 @@
 """AdamW as the published EVE code has it."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+
+from diptych.train.moments import Moments, local_part
 
 _AT_A_TIME = 2**25
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """Return what this rank holds of a tensor, sharing its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _pieces(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
@@ -30,7 +26,7 @@ def _pieces(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     yield piece
 
 
-class AdamWPublished(torch.optim.Optimizer):
+class AdamWPublished(Moments):
     """AdamW by the rule of transformers 4.12, which published EVE weights were trained with.
 
     Two things differ from torch's: eps is added to the root of the second moment before its bias is
@@ -57,37 +53,18 @@ class AdamWPublished(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        super().__init__(params, lr, betas, eps, weight_decay)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update every parameter that has a gradient; return what `closure` returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            found = [p for p in group["params"] if p.grad is not None]
-            steps = [self._slots(parameter)["step"] for parameter in found]
-            if steps:
-                torch._foreach_add_(steps, 1)
-            # A parameter that no loss has reached for a while has made fewer steps than the others.
-            by_step: dict[int, list[Tensor]] = defaultdict(list)
-            for parameter, step in zip(found, steps, strict=True):
-                by_step[int(step.item())].append(parameter)
-            for number, parameters in by_step.items():
-                for piece in _pieces(parameters):
-                    self._update(piece, number, group)
-        return loss
-
-    def _slots(self, parameter: Tensor) -> dict[str, Tensor]:
-        """Return the state of a parameter, made at its first update."""
-        state: dict[str, Tensor] = self.state[parameter]
-        if not state:
-            state |= {"step": torch.zeros(())} | {
-                slot: torch.zeros_like(parameter, dtype=torch.float32) for slot in ("exp_avg", "exp_avg_sq")
-            }
-        return state
+    def _move(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        steps = [self._slots(parameter)["step"] for parameter in parameters]
+        torch._foreach_add_(steps, 1)
+        # A parameter that no loss has reached for a while has made fewer steps than the others.
+        by_step: dict[int, list[Tensor]] = defaultdict(list)
+        for parameter, step in zip(parameters, steps, strict=True):
+            by_step[int(step.item())].append(parameter)
+        for number, alike in by_step.items():
+            for piece in _pieces(alike):
+                self._update(piece, number, group)
 
     def _update(self, parameters: list[Tensor], step: int, group: dict[str, Any]) -> None:
         """Make update number `step` (from 1) of some parameters of a group."""

@@ -1,16 +1,16 @@
 """LAMB: AdamW whose update of each tensor is as long as the tensor, times the rate."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diptych.train.adamw import local_part
+from diptych.train.moments import Moments, local_part
 from diptych.train.norms import tensor_norms
 
 
-class Lamb(torch.optim.Optimizer):
+class Lamb(Moments):
     """LAMB by the rule that published Uni-Perceiver uses (that of Apex, decoupled decay, bias correction).
 
     With moments m and v corrected for their bias, the update is u = m / (sqrt(v) + eps) + decay * w, and
@@ -37,28 +37,7 @@ class Lamb(torch.optim.Optimizer):
         eps: float = 1e-6,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update every parameter that has a gradient; return what `closure` returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            found = [p for p in group["params"] if p.grad is not None]
-            if found:
-                self._move(found, group)
-        return loss
-
-    def _slots(self, parameter: Tensor) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = self.state[parameter]
-        if not state:
-            state |= {"step": torch.zeros(())} | {
-                slot: torch.zeros_like(parameter, dtype=torch.float32) for slot in ("exp_avg", "exp_avg_sq")
-            }
-        return state
+        super().__init__(params, lr, betas, eps, weight_decay)
 
     def _move(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         updates = [self._update(parameter, group) for parameter in parameters]

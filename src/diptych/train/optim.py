@@ -12,9 +12,10 @@ from torch.distributed.tensor import DTensor
 
 from diptych.errors import ConfigError
 from diptych.systems.task import Task
-from diptych.train.adamw import AdamWPublished, local_part
+from diptych.train.adamw import AdamWPublished
 from diptych.train.config import OptimConfig, OptimGroup
 from diptych.train.lamb import Lamb
+from diptych.train.moments import local_part
 from diptych.train.norms import tensor_norms
 
 PUBLISHED_UNDECAYED = ("bias", "LayerNorm.weight", "norm.weight", "norm1.weight", "norm2.weight")
