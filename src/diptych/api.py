@@ -31,6 +31,7 @@ from diptych.data.text import clean
 from diptych.errors import DataError, UsageError
 from diptych.objectives.contrastive import ContrastiveHead
 from diptych.objectives.pair_scores import PairScorer
+from diptych.systems.importing import ImportOptions
 from diptych.systems.mllm.generation import GenerationConfig
 from diptych.systems.protocol import Encoded, VisionLanguageModel, Visual, Writing
 from diptych.systems.task import Task
@@ -47,7 +48,7 @@ from diptych.tasks.vqa_answers import read_answers
 from diptych.train.build import load_task
 from diptych.train.config import RunConfig
 from diptych.train.precision import autocast, choose_device
-from diptych.train.published import ImportOptions, load_published
+from diptych.train.published import load_published
 
 __all__ = ["Answer", "Chat", "GenerationConfig", "LoadedModel", "Picture", "load"]
 

@@ -16,9 +16,10 @@ from diptych.cli.convert import register
 from diptych.data.chat import ChatTokenizer
 from diptych.data.conversations import Conversation, Message, Part
 from diptych.errors import CheckpointError, DataError, UsageError
+from diptych.systems.importing import ImportOptions
 from diptych.systems.mllm.hugging_face import quiet
 from diptych.systems.mllm.ixc import CONVERTER, LANGUAGE, VISION, read_tokenizer
-from diptych.train.published import ImportOptions, import_to, load_published, publish_to
+from diptych.train.published import import_to, load_published, publish_to
 
 WIDTH, INNER, WORDS, LAYERS, RANK = 256, 24, 40, 2, 3  # two query heads of 128 and one key-value head
 SEEN, PATCH, GRID = 64, 7, 4
@@ -106,7 +107,7 @@ def tokenizer_file(where: Path) -> Path:
 
 
 def read(path: Path, heads: int | None = None) -> tuple[dict, dict[str, Tensor], list[str]]:
-    return CONVERTER.read(path, heads="best", image_size=None, attention_heads=heads, routing="published")
+    return CONVERTER.read(path, ImportOptions(attention_heads=heads))
 
 
 def test_settings_are_read_off_the_tensors(tmp_path: Path) -> None:
@@ -221,7 +222,7 @@ def test_wrong_folders_and_options(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="rope_scaling"):
         read(scaled)
     with pytest.raises(UsageError, match="image size"):
-        CONVERTER.read(scaled, heads="best", image_size=224, attention_heads=None, routing="published")
+        CONVERTER.read(scaled, ImportOptions(image_size=224))
     raw = RawTokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
     raw.save(str(tmp_path / "t.json"))
     with pytest.raises(DataError, match="expected the tokenizer of InternLM2"):

@@ -107,15 +107,10 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Turn a published checkpoint into an export that Diptych trains from and evaluates, or back."""
         from diptych.errors import UsageError
+        from diptych.systems.importing import ImportOptions
         from diptych.tasks.vqa import ASSET
         from diptych.tasks.vqa_answers import read_answers
-        from diptych.train.published import (
-            ImportOptions,
-            assemble_to,
-            converter_of,
-            import_to,
-            publish_to,
-        )
+        from diptych.train.published import assemble_to, converter_of, import_to, publish_to
 
         if to_hf:
             from diptych.train.hf_folder import write_hf_folder

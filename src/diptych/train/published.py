@@ -1,9 +1,9 @@
 """Published checkpoints as exports, in memory or on disk, and exports as published checkpoints."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 from torch import Tensor
 
@@ -11,6 +11,7 @@ from diptych.config.layers import resolve
 from diptych.data.text import Tokenizer
 from diptych.errors import CheckpointError, UsageError
 from diptych.resolve import look_up
+from diptych.systems.importing import ImportOptions, Parts
 from diptych.systems.task import Task
 from diptych.train.build import build_task
 from diptych.train.config import RunConfig
@@ -29,23 +30,11 @@ CONVERTERS: dict[str, str] = {
 }
 """Systems with published checkpoints -> "module:object" of a `Converter`, imported on first use."""
 
-Heads = Literal["best", "own", "none"]
-Routing = Literal["published", "dropless"]
-VisualType = Literal["auto", "merge", "use", "drop"]
-
 
 class Converter(Protocol):
     """What a system's folder offers for its published checkpoints."""
 
-    def read(
-        self,
-        checkpoint: Path,
-        *,
-        heads: Heads,
-        image_size: int | None,
-        attention_heads: int | None,
-        routing: Routing,
-    ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    def read(self, checkpoint: Path, options: ImportOptions) -> Parts:
         """Return settings, our weights, and the published keys that were left out."""
         ...
 
@@ -57,9 +46,7 @@ class Converter(Protocol):
 class Assembler(Protocol):
     """What a converter offers besides, where training starts from parts that others trained."""
 
-    def assemble(
-        self, *, backbone: Path | None, bert: Path | None, layers: int | None
-    ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    def assemble(self, *, backbone: Path | None, bert: Path | None, layers: int | None) -> Parts:
         """Return settings, our weights, and the keys of the files that were left out."""
         ...
 
@@ -72,22 +59,6 @@ def converter_of(system: str) -> Converter:
     """
     found: Converter = look_up(CONVERTERS, system, "system with published checkpoints")
     return found
-
-
-@dataclass(frozen=True)
-class ImportOptions:
-    """How a published checkpoint is read."""
-
-    heads: Heads = "best"
-    """Which retrieval heads to take; see `diptych.systems.eve.convert.LoadRules`."""
-    image_size: int | None = None
-    """Side of the pictures to come, for which the position table is resized; None: as it is."""
-    attention_heads: int | None = None
-    """None: one per 64 of width."""
-    routing: Routing = "published"
-    """published: experts drop tokens beyond their capacity. dropless: Diptych's default."""
-    visual_type: VisualType = "auto"
-    """Of Uni-Perceiver: what becomes of the type row of patches; see its `checkpoint.VisualType`."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +79,10 @@ def read_published(system: str, checkpoint: Path, options: ImportOptions) -> Imp
         UsageError: no system of that name with published checkpoints.
         CheckpointError: not readable, not that system's, or tensors that do not fit together.
     """
-    converter, given = converter_of(system), asdict(options)
-    visual_type = given.pop("visual_type")
-    if getattr(converter, "visual_types", False):
-        given["visual_type"] = visual_type
-    elif visual_type != "auto":
-        raise UsageError(f"visual type = {visual_type}: {system} has no type row of patches")
-    return ImportedModel(*converter.read(checkpoint, **given))
+    converter = converter_of(system)
+    if not getattr(converter, "visual_types", False):
+        options.refuse(visual_type=f"{system} has no type row of patches")
+    return ImportedModel(*converter.read(checkpoint, options))
 
 
 def _packaged(system: str, tokenizer: Path | None) -> Path | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -10,6 +10,7 @@ from diptych.blocks.router import RouterConfig
 from diptych.systems.eve.checkpoint import import_checkpoint
 from diptych.systems.eve.config import EveConfig
 from diptych.systems.eve.convert import TASK_HEADS, publishable, to_published
+from diptych.systems.importing import ImportOptions, Parts
 
 PAIR_TOKENS = 40
 """Length of texts that are read together with pictures, in every published setting."""
@@ -27,21 +28,15 @@ _EXAMPLES = {"vqa": "questions", "nlvr": "statements"}
 class EveConverter:
     """Turns published checkpoints into settings and weights, and weights into published ones."""
 
-    def read(
-        self,
-        checkpoint: Path,
-        *,
-        heads: Literal["best", "own", "none"],
-        image_size: int | None,
-        attention_heads: int | None,
-        routing: Literal["published", "dropless"],
-    ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    def read(self, checkpoint: Path, options: ImportOptions) -> Parts:
         """Return settings, weights and the published keys that were left out; see `import_checkpoint`.
 
         Beside a complete set of heads those of other tasks are left out.
         """
-        config, state, ignored = import_checkpoint(checkpoint, heads, image_size, attention_heads)
-        if routing == "dropless":
+        config, state, ignored = import_checkpoint(
+            checkpoint, options.heads, options.image_size, options.attention_heads
+        )
+        if options.routing == "dropless":
             config = config.with_(router=RouterConfig(modality=config.router.modality))
         kind = kind_of(state)
         if kind is not None:

@@ -4,12 +4,12 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from diptych.errors import CheckpointError, UsageError
+from diptych.systems.importing import ImportOptions, Parts
 from diptych.systems.mllm.internlm import to_llama
 from diptych.systems.mllm.ixc import heads_of, language_settings, read_tokenizer, read_weights, told_by
 
@@ -19,15 +19,7 @@ _TYPES = {"torch.bfloat16": "bfloat16", "torch.float16": "float16"}
 class InternLm2Converter:
     """What `diptych.train.published` calls; it makes no export, but a language model to build on."""
 
-    def read(
-        self,
-        checkpoint: Path,
-        *,
-        heads: Literal["best", "own", "none"],
-        image_size: int | None,
-        attention_heads: int | None,
-        routing: Literal["published", "dropless"],
-    ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    def read(self, checkpoint: Path, options: ImportOptions) -> Parts:
         """Refuse: a language model alone is nothing that Diptych evaluates.
 
         Raises:

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer as RawTokenizer
@@ -16,8 +16,9 @@ from torch import Tensor
 from diptych.data.chat import ChatTokenizer
 from diptych.data.chat_templates import TEMPLATES
 from diptych.data.tiling_config import TilingConfig
-from diptych.errors import CheckpointError, DataError, UsageError
+from diptych.errors import CheckpointError, DataError
 from diptych.systems.files import read_state_dict
+from diptych.systems.importing import ImportOptions, Parts
 from diptych.systems.mllm.config import LanguageConfig, MllmConfig, PartialLoraConfig
 from diptych.systems.mllm.connector import TilesConfig
 from diptych.systems.mllm.internlm import Heads, from_llama, to_llama
@@ -43,35 +44,24 @@ DATA = {"text": {"max_tokens": 4096}}
 class IxcConverter:
     """What `diptych.train.published` calls."""
 
-    def read(
-        self,
-        checkpoint: Path,
-        *,
-        heads: Literal["best", "own", "none"],
-        image_size: int | None,
-        attention_heads: int | None,
-        routing: Literal["published", "dropless"],
-    ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    def read(self, checkpoint: Path, options: ImportOptions) -> Parts:
         """Return settings, our weights, and the published keys that were left out.
 
         Args:
             checkpoint: the folder with config.json and the files of weights, or one file of weights.
-            heads: means nothing here.
-            image_size: means nothing here; must be None.
-            attention_heads: of the language model, where there is no config.json; None: one per 128 of width.
-            routing: means nothing here; must be `published`.
+            options: `attention_heads` are those of the language model, where there is no config.json; None:
+                one per 128 of width. `heads` mean nothing here.
 
         Raises:
             UsageError: an option that it has no use for.
             CheckpointError: not readable, or no checkpoint of this model.
         """
-        del heads
-        if image_size is not None:
-            raise UsageError("image size: tiles of 4KHD have the size of its vision encoder")
-        if routing != "published":
-            raise UsageError(f"routing = {routing}: InternLM-XComposer2 has no experts")
+        options.refuse(
+            image_size="tiles of 4KHD have the size of its vision encoder",
+            routing="InternLM-XComposer2 has no experts",
+        )
         published, told = read_weights(checkpoint), told_by(checkpoint)
-        attention = heads_of(published, told, attention_heads)
+        attention = heads_of(published, told, options.attention_heads)
         state, ignored = from_published(published, attention)
         config = read_config(published, told, attention)
         _check(checkpoint, config, state)

@@ -7,13 +7,14 @@ language model comes from its own files.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from diptych.blocks.video_vit import our_video_name, published_video_name
-from diptych.errors import CheckpointError, UsageError
+from diptych.errors import CheckpointError
 from diptych.systems.files import read_state_dict
+from diptych.systems.importing import ImportOptions, Parts
 from diptych.systems.mllm.qformer import our_connector_name, published_connector_name
 
 _KINDS = ("model", "state_dict", "module")
@@ -153,22 +154,14 @@ def _count(state: Mapping[str, Tensor], pattern: re.Pattern[str]) -> int:
 class VideoChat2Converter:
     """Turns published checkpoints into settings and weights, and weights into published ones."""
 
-    def read(
-        self,
-        checkpoint: Path,
-        *,
-        heads: Literal["best", "own", "none"],
-        image_size: int | None,
-        attention_heads: int | None,
-        routing: Literal["published", "dropless"],
-    ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    def read(self, checkpoint: Path, options: ImportOptions) -> Parts:
         """Return settings, weights and the published keys that were left out; see `read_checkpoint`.
 
         Raises:
             UsageError: an option that has no meaning here.
         """
-        if routing != "published" or attention_heads is not None or image_size is not None:
-            raise UsageError("videochat2: routing, attention heads and image size cannot be changed")
+        fixed = "VideoChat2 has it in its configuration"
+        options.refuse(image_size=fixed, attention_heads=fixed, routing="VideoChat2 has no experts")
         return read_checkpoint(checkpoint)
 
     def publish(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from diptych.blocks.qformer import our_qformer_name
 from diptych.blocks.video_vit import our_video_name
 from diptych.errors import CheckpointError
+from diptych.systems.bert_file import bert_tensors
 from diptych.systems.files import read_state_dict
 from diptych.systems.qformer.config import QFormerSystemConfig
 from diptych.systems.qformer.convert import from_published
@@ -23,8 +24,6 @@ _QFORMER = "model.qformer."
 _BLOCK = re.compile(r"model\.visual\.blocks\.(\d+)\.")
 _LAYER = re.compile(r"model\.qformer\.layers\.(\d+)\.")
 _VIDEO_PREFIXES = ("vision_encoder.encoder.", "vision_encoder.", "encoder.", "module.", "")
-_OLD_NORMS = {"gamma": "weight", "beta": "bias"}
-"""Names of a norm's weights in the first BERT files."""
 
 
 def import_checkpoint(
@@ -193,18 +192,15 @@ def _read_video(path: Path, layers: int | None) -> tuple[dict[str, Tensor], list
 def _read_bert(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     found: dict[str, Tensor] = {}
     ignored = []
-    for name, tensor in read_state_dict(path, _KINDS).items():
-        stem, _, kind = name.removeprefix("bert.").rpartition(".")
-        ours = our_qformer_name(f"{stem}.{_OLD_NORMS.get(kind, kind)}")
+    for name, theirs, tensor in bert_tensors(path, _KINDS):
+        ours = our_qformer_name(theirs)
         if ours is None:
             ignored.append(name)
             continue
-        found[_QFORMER + ours] = tensor.float()
+        found[_QFORMER + ours] = tensor
         if ".text_ffn." in ours:
-            found[_QFORMER + ours.replace(".text_ffn.", ".query_ffn.")] = tensor.float().clone()
-    words = found.get(f"{_QFORMER}words.weight")
-    if words is None:
-        raise CheckpointError(f"{path}: expected a BERT (embeddings.word_embeddings.weight), found none")
+            found[_QFORMER + ours.replace(".text_ffn.", ".query_ffn.")] = tensor.clone()
+    words = found[f"{_QFORMER}words.weight"]
     start = words.mean(0, keepdim=True)  # of captions; a fresh token, near the others
     found[f"{_QFORMER}words.weight"] = torch.cat([words, start])
     return found, sorted(name for name in ignored if not name.endswith("position_ids"))

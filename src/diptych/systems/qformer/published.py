@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from diptych.errors import UsageError
+from diptych.systems.importing import ImportOptions, Parts
 from diptych.systems.qformer.checkpoint import import_checkpoint, import_parts
 from diptych.systems.qformer.config import QFormerSystemConfig
 from diptych.systems.qformer.convert import published_name, to_published
@@ -19,24 +19,15 @@ _HEADS = ("temperature", "itm.", "caption.")
 class QFormerConverter:
     """Turns published checkpoints into settings and weights, and weights into published ones."""
 
-    def read(
-        self,
-        checkpoint: Path,
-        *,
-        heads: Literal["best", "own", "none"],
-        image_size: int | None,
-        attention_heads: int | None,
-        routing: Literal["published", "dropless"],
-    ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    def read(self, checkpoint: Path, options: ImportOptions) -> Parts:
         """Return settings, weights and the published keys that were left out; see `import_checkpoint`.
 
         Raises:
             UsageError: an option that the Q-Former has no use for.
         """
-        if routing != "published":
-            raise UsageError(f"routing = {routing}: the Q-Former has no experts")
-        config, state, ignored = import_checkpoint(checkpoint, attention_heads, image_size)
-        if heads == "none":
+        options.refuse(routing="the Q-Former has no experts")
+        config, state, ignored = import_checkpoint(checkpoint, options.attention_heads, options.image_size)
+        if options.heads == "none":
             dropped = [name for name in state if name.startswith(_HEADS)]
             state = {name: tensor for name, tensor in state.items() if name not in dropped}
             ignored = sorted([*ignored, *dropped])
@@ -47,9 +38,7 @@ class QFormerConverter:
         known = {name: tensor for name, tensor in state.items() if published_name(name) is not None}
         return to_published(known), sorted(state.keys() - known.keys())
 
-    def assemble(
-        self, *, backbone: Path | None, bert: Path | None, layers: int | None
-    ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    def assemble(self, *, backbone: Path | None, bert: Path | None, layers: int | None) -> Parts:
         """Return settings, weights to start stage 1 from, and the keys that were left out."""
         fields, state, ignored = import_parts(backbone, bert, layers)
         config = QFormerSystemConfig.model_validate(fields)

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from diptych.errors import UsageError
+from diptych.systems.importing import ImportOptions, Parts
 from diptych.systems.snps3.checkpoint import import_checkpoint, import_parts
 from diptych.systems.snps3.config import SnpS3Config
 from diptych.systems.snps3.layout import publishable, to_layout
@@ -20,26 +20,17 @@ _LOSSES = {"match.": "level2", "mlm.": "mlm", "text_mlm.": "text_mlm", "itm.": "
 class SnpS3Converter:
     """Turns published checkpoints into settings and weights, and weights into published ones."""
 
-    def read(
-        self,
-        checkpoint: Path,
-        *,
-        heads: Literal["best", "own", "none"],
-        image_size: int | None,
-        attention_heads: int | None,
-        routing: Literal["published", "dropless"],
-    ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    def read(self, checkpoint: Path, options: ImportOptions) -> Parts:
         """Return settings, weights and the published keys that were left out; see `import_checkpoint`.
 
         Raises:
             UsageError: an option that SNP-S3 has no use for.
         """
-        if image_size is not None:
-            raise UsageError("image size: SNP-S3 has no table of positions to resize")
-        if routing != "published":
-            raise UsageError(f"routing = {routing}: SNP-S3 has no experts")
-        config, state, ignored = import_checkpoint(checkpoint, attention_heads)
-        if heads == "none":
+        options.refuse(
+            image_size="SNP-S3 has no table of positions to resize", routing="SNP-S3 has no experts"
+        )
+        config, state, ignored = import_checkpoint(checkpoint, options.attention_heads)
+        if options.heads == "none":
             dropped = [name for name in state if name.startswith(_HEADS)]
             state = {name: tensor for name, tensor in state.items() if name not in dropped}
             ignored = sorted([*ignored, *dropped])
@@ -49,9 +40,7 @@ class SnpS3Converter:
         """Return published weights, wrapped and with all names, and our names without a place among them."""
         return to_layout(state), sorted(state.keys() - publishable(state).keys())
 
-    def assemble(
-        self, *, backbone: Path | None, bert: Path | None, layers: int | None
-    ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    def assemble(self, *, backbone: Path | None, bert: Path | None, layers: int | None) -> Parts:
         """Return settings, weights to start pre-training from, and the keys that were left out."""
         fields, state, ignored = import_parts(backbone, bert, layers)
         return {"system": SnpS3Config(**fields).model_dump(mode="json")}, state, ignored

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from diptych.errors import UsageError
+from diptych.systems.importing import ImportOptions, Parts
 from diptych.systems.soho.checkpoint import LAYERS, import_checkpoint, import_parts
 from diptych.systems.soho.config import SohoConfig
 from diptych.systems.soho.convert import HEADS, publishable, to_published
@@ -26,26 +26,18 @@ PICTURES = {"resize": "fit", "long": 1000, "short": 600, "multiple": 32, "interp
 class SohoConverter:
     """Turns published checkpoints into settings and weights, and weights into published ones."""
 
-    def read(
-        self,
-        checkpoint: Path,
-        *,
-        heads: Literal["best", "own", "none"],
-        image_size: int | None,
-        attention_heads: int | None,
-        routing: Literal["published", "dropless"],
-    ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    def read(self, checkpoint: Path, options: ImportOptions) -> Parts:
         """Return settings, weights and the published keys that were left out; see `import_checkpoint`.
 
         Raises:
             UsageError: an option that SOHO has no use for.
         """
-        if image_size is not None:
-            raise UsageError("image size: SOHO takes pictures of any size and has no table to resize")
-        if routing != "published":
-            raise UsageError(f"routing = {routing}: SOHO has no experts")
-        config, state, ignored = import_checkpoint(checkpoint, attention_heads)
-        if heads == "none":
+        options.refuse(
+            image_size="SOHO takes pictures of any size and has no table to resize",
+            routing="SOHO has no experts",
+        )
+        config, state, ignored = import_checkpoint(checkpoint, options.attention_heads)
+        if options.heads == "none":
             dropped = {theirs for theirs, ours in HEADS.items() if state.pop(ours, None) is not None}
             ignored = sorted([*ignored, *dropped])
         return settings_of(config, state), state, ignored
@@ -55,9 +47,7 @@ class SohoConverter:
         known = publishable(state)
         return to_published(known), sorted(state.keys() - known.keys())
 
-    def assemble(
-        self, *, backbone: Path | None, bert: Path | None, layers: int | None
-    ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    def assemble(self, *, backbone: Path | None, bert: Path | None, layers: int | None) -> Parts:
         """Return settings, weights to start pre-training from, and the keys that were left out."""
         fields, state, ignored = import_parts(backbone, bert, layers or LAYERS)
         return {"system": SohoConfig(**fields).model_dump(mode="json")}, state, ignored

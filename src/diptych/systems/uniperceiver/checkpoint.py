@@ -4,21 +4,19 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from diptych.errors import CheckpointError
 from diptych.systems.files import read_state_dict
+from diptych.systems.importing import VisualType
 from diptych.systems.uniperceiver.config import ConditionalConfig, PromptConfig, UniPerceiverConfig
 from diptych.systems.uniperceiver.convert import from_published
 from diptych.systems.uniperceiver.embed import fit_tables, resize_grid, sine_grid
 from diptych.systems.uniperceiver.model import UniPerceiverModel
 
-VisualType = Literal["auto", "merge", "use", "drop"]
-"""What becomes of the type row of patches: into the bias of the patches, added by the model, or left out.
-`auto`: former dense checkpoints need it in the bias, all others are taken as they are."""
 VISUAL_TYPES: tuple[str, ...] = get_args(VisualType)
 
 _KINDS = ("model", "module", "state_dict")

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from diptych.errors import UsageError
-from diptych.systems.uniperceiver.checkpoint import VisualType, import_checkpoint
+from diptych.systems.importing import ImportOptions, Parts
+from diptych.systems.uniperceiver.checkpoint import import_checkpoint
 from diptych.systems.uniperceiver.config import UniPerceiverConfig
 from diptych.systems.uniperceiver.convert import published_name, to_published
 
@@ -26,26 +26,19 @@ class UniPerceiverConverter:
     """The packaged tokenizer, where none is given."""
     visual_types = True
 
-    def read(
-        self,
-        checkpoint: Path,
-        *,
-        heads: Literal["best", "own", "none"],
-        image_size: int | None,
-        attention_heads: int | None,
-        routing: Literal["published", "dropless"],
-        visual_type: VisualType = "auto",
-    ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    def read(self, checkpoint: Path, options: ImportOptions) -> Parts:
         """Return settings, weights and the published keys that were left out; see `import_checkpoint`.
 
         Raises:
             UsageError: an option that Uni-Perceiver has no use for.
         """
-        if routing != "published":
-            raise UsageError(f"routing = {routing}: experts of Uni-Perceiver are mixed and never drop tokens")
-        if heads != "best":
-            raise UsageError(f"heads = {heads}: Uni-Perceiver has no heads")
-        config, state, ignored = import_checkpoint(checkpoint, attention_heads, image_size, visual_type)
+        options.refuse(
+            routing="experts of Uni-Perceiver are mixed and never drop tokens",
+            heads="Uni-Perceiver has no heads",
+        )
+        config, state, ignored = import_checkpoint(
+            checkpoint, options.attention_heads, options.image_size, options.visual_type
+        )
         return settings_of(config), state, ignored
 
     def publish(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
