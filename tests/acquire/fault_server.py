@@ -1,7 +1,9 @@
 """A web server on the loopback address that gives pictures and every fault, told by the path asked for."""
 
 import asyncio
+import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +32,15 @@ class FaultServer:
         self.mended = False
         self.delay = 0.0
         self.at_once = self._now = 0
+
+    def asked(self, process: subprocess.Popen[bytes], more: int) -> bool:
+        """Wait until `more` requests have come since the call; False if `process` ended before."""
+        enough, patience = self.gets.total() + more, time.monotonic() + 60
+        while self.gets.total() < enough and time.monotonic() < patience:
+            if process.poll() is not None:
+                return False
+            time.sleep(0.005)
+        return process.poll() is None
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
