@@ -2,15 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import nn
 
 from diptych.cli.main import run
 from diptych.errors import ConfigError
 from diptych.evaluation.run import evaluate
 from diptych.systems.uniperceiver.config import UniPerceiverConfig
+from diptych.systems.uniperceiver.system import SYSTEM
 from diptych.train.build import check_config
 from diptych.train.config import RunConfig, resolve_run
+from diptych.train.optim import parameter_groups
 from diptych.train.schedule import Extent, lr_factor
 
 # Reference page, section 15: batch of a GPU, rate, weight decay, steps, warm-up, drop path, label smoothing,
@@ -93,3 +97,17 @@ def test_an_evaluation_by_recipe(
         evaluate("uniperceiver/zeroshot/emoji_tiny", ["task.head=linear", "task.target=two.txt", *limited])
     with pytest.raises(ConfigError, match=r"give init_from\.path=MODEL"):
         evaluate("uniperceiver/zeroshot/emoji_tiny", ["init_from.path="])
+
+
+@pytest.mark.parametrize(("name", "decay"), [("vqa", 0.05), ("glue_cola", 0.05), ("coco_retrieval", 0.0)])
+def test_tables_are_decayed_where_published(name: str, decay: float) -> None:
+    config = config_of(f"finetune/{name}")
+    model = SYSTEM.build(SYSTEM.toy_config())
+    task: Any = nn.ModuleDict({"model": model})
+    groups = parameter_groups(task, config.optim, ())
+    found = {n: group["weight_decay"] for group in groups for n in group["names"]}
+    tables = {f"model.{n}" for n in model.undecayed()}
+    assert len(tables) == 5
+    assert {found[n] for n in tables} == {decay}
+    assert found["model.likelihood.scales.caption"] == found["model.text.norm.weight"] == 0.0
+    assert found["model.layers.0.qkv.weight"] == config.optim.weight_decay
