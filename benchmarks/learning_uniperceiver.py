@@ -280,7 +280,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parts = ["together", "experts", "alone", "groups"]
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
-    parser.add_argument("--seconds", type=float, default=120, help="CPU seconds of the model on all tasks")
+    parser.add_argument("--seconds", type=float, default=480, help="CPU seconds of the model on all tasks")
     parser.add_argument("--out", type=Path, default=Path("runs/learning-uniperceiver"))
     parser.add_argument("--report", action="store_true", help="train nothing, show what is there")
     parser.add_argument("--json", type=Path)
