@@ -28,7 +28,8 @@ demo: $(STAMP)
 	$(BIN)/diptych demo
 
 # A process a core, one thread each; files stay whole, so that what a file shares is made once.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+# Many tests start interpreters of their own, and pytest rewrites every file: compiled files are kept, whatever the shell says.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test: $(STAMP) lint
 	$(PYTEST)
