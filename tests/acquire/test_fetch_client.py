@@ -81,6 +81,7 @@ def test_redirects_up_to_the_limit_are_followed(server: FaultServer) -> None:
     assert get(f"{server.url}/hops/3").url == f"{server.url}/0.png"
 
 
+@pytest.mark.slow
 def test_a_body_that_drips_ends_with_the_try(server: FaultServer) -> None:
     started = time.monotonic()
     assert failure(f"{server.url}/slow/x").cause == "timeout"

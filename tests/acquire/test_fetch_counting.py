@@ -71,6 +71,7 @@ rows_drawn = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(rows=rows_drawn, cut=st.integers(0, 40), order=st.randoms(use_true_random=False))
 def test_counts_are_those_of_sql(rows: list[Any], cut: int, order: Any) -> None:

@@ -253,6 +253,7 @@ def _lives(pid: int) -> bool:
     return state != "Z"
 
 
+@pytest.mark.slow
 def test_the_published_list_of_internvid(platform: Path, tmp_path: Path) -> None:
     """From the owners' JSON lines to the card: fetch, then prepare."""
     raw, out = tmp_path / "raw", tmp_path / "fetched"

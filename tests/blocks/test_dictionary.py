@@ -138,6 +138,7 @@ def both(world: World) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     return reviving_steps(world), golden_steps(world)
 
 
+@pytest.mark.slow
 def test_two_ranks_share_a_dictionary() -> None:
     case = Case.load(GOLDEN / "vd_train_2ranks.json")
     alone = reviving_steps(World())

@@ -97,6 +97,7 @@ def both(world: World) -> list[dict[str, Tensor]]:
     return [filled(world, "ring"), filled(world, "published")]
 
 
+@pytest.mark.slow
 def test_two_ranks_hold_the_same() -> None:
     alone = both(World())
     for rank in run_ranks(both):

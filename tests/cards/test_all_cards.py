@@ -153,6 +153,7 @@ def test_all_that_was_left_out_is_counted(form: Prepared) -> None:
     assert set(form.summary.problems) <= documented_causes()
 
 
+@pytest.mark.slow
 def test_every_byte_is_as_written(form: Prepared) -> None:
     verdict = verify(form.out)
     assert verdict.sound, list(map(str, verdict.damages))
@@ -221,6 +222,7 @@ def test_webdataset_reads_it(own: Prepared) -> None:
         assert {name: row[name] for name in sample.media} == dict(sample.media)
 
 
+@pytest.mark.slow
 def test_prepared_twice_gives_equal_bytes(own: Prepared, tmp_path: Path) -> None:
     prepare(own.card, own.raw, tmp_path / "again", options=own.card.example)
     assert contents(tmp_path / "again") == contents(own.out)
@@ -240,6 +242,7 @@ def test_two_workers_and_small_shards(
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "layout"), BY_COMMAND)
 def test_the_commands_that_a_card_tells(
     name: str,
@@ -270,6 +273,7 @@ def documented_causes() -> set[str]:
     return set(re.findall("`([^`]+)`", part))
 
 
+@pytest.mark.slow
 def test_the_page_names_every_cause_that_the_code_counts() -> None:
     elsewhere = {"damaged picture", "damaged video"}  # of `verify --decode`
     causes = set(causes_of_the_code())

@@ -32,6 +32,7 @@ def captions(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Prepared("coco-caption", tmp_path_factory.mktemp("caption"), request.param)
 
 
+@pytest.mark.slow
 def test_captions_splits_and_what_is_left_out(captions: Prepared) -> None:
     assert captions.counts() == {"train": 4, "val": 1, "test": 1, "trainval": 5, "train_2014": 2}
     left = captions.left_out()

@@ -180,6 +180,7 @@ def test_the_loader_sees_the_same_frames_of_both(samples, tmp_path, frames):
         assert torch.equal(clip, mirror) is (frames == 1)
 
 
+@pytest.mark.slow
 def test_who_does_not_see_the_order_gets_half(samples):
     """The best there is without order: for the same frames and question the most frequent answer."""
     for kind in ("questions", "choices"):

@@ -24,6 +24,7 @@ def rows() -> dict[str, list[Sample]]:
     return found
 
 
+@pytest.mark.slow
 def test_pairs_are_the_same_or_not(rows: dict[str, list[Sample]]) -> None:
     for sample in rows["emoji-same"]:
         name, tag = sample.captions
@@ -89,6 +90,7 @@ def test_seeds_and_tasks() -> None:
         next(convert(None, {"tasks": "emoji-sim"}))
 
 
+@pytest.mark.slow
 def test_it_prepares_with_the_counts_it_says(tmp_path: Path) -> None:
     summary = prepare(load_card("emoji-glue"), None, tmp_path, progress=None)
     assert not summary.problems

@@ -19,6 +19,7 @@ LABELS = {"kinetics-400": (0, 196, 208, 399), "kinetics-700": (0, 327, 459, 699)
 """Places of abseiling, massaging person's head, the class with parentheses, and zumba."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GAME)
 def test_lists_and_archives_of_the_owners(name: str, tmp_path: Path) -> None:
     made = Prepared(name, tmp_path)

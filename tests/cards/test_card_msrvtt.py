@@ -18,6 +18,7 @@ from diptych.errors import DataError, UsageError
 ORDER = ["video6512", "video0", "video6513", "video9001", "video7010", "video9999", "video7015"]
 
 
+@pytest.mark.slow
 def test_captions_and_splits(tmp_path: Path) -> None:
     made = Prepared("msr-vtt", tmp_path)
     assert made.counts() == {

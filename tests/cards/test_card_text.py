@@ -144,6 +144,7 @@ def test_bookswiki_without_text(tmp_path: Path) -> None:
         converted("bookswiki", tmp_path)
 
 
+@pytest.mark.slow
 def test_tasks_of_glue(glue: Prepared) -> None:
     counted = {name: count for name, count in glue.counts().items() if count != 1}
     assert counted == {"cola_train": 2, "cola_test": 2, "sst-2_train": 3, "qqp_train": 2}

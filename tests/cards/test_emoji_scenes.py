@@ -121,6 +121,7 @@ def asked(sprites):
 
 
 # A count that should be n has a standard deviation below sqrt(n): four of them are allowed.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "answers"),
     [

@@ -34,6 +34,7 @@ def read(name: str, card: str, content: str) -> list[Listed]:
         return list(listed(card, Path(folder)))
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.lists(st.tuples(LINE, ADDRESS), min_size=1, max_size=6), st.booleans())
 def test_columns_are_told_apart_whatever_the_caption(

@@ -53,6 +53,7 @@ def test_an_empty_recipe_has_no_values(text: str) -> None:
     assert read(text, "r.yaml") == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -213,6 +213,7 @@ RUNS = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(RUNS)
 def test_a_dumped_configuration_resolves_to_itself(
     tmp_path_factory: pytest.TempPathFactory, run: Run

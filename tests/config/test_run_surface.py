@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from diptych.config.keys import description, walk
 from diptych.train.config import RunConfig
 
@@ -16,6 +18,7 @@ print("\\n".join(surface(RunConfig)))
 """For a process of its own: other tests put systems and tasks into the tables."""
 
 
+@pytest.mark.slow
 def test_the_settings_are_those_of_the_checked_in_list() -> None:
     expected = LIST.read_text(encoding="utf-8").splitlines()
     told = subprocess.run([sys.executable, "-c", TELL], capture_output=True, text=True, check=True)

@@ -327,6 +327,7 @@ def test_batches_hold_questions_in_place_of_captions(questions: ShardDataset) ->
     assert [sorted(seen[start : start + 13]) for start in range(0, 52, 13)] == [wanted] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["questions", "statements"])
 @pytest.mark.parametrize("cache", [0, 1])
 @pytest.mark.parametrize("resize", ["squash", "random_crop"])

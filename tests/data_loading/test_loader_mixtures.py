@@ -85,6 +85,7 @@ def test_sources_and_labels(variant: str, folders: tuple[Path, Path], tokenizer:
     assert loader.skipped["no caption"] >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_loader_goes_on_with_other_ranks(
     variant: str, folders: tuple[Path, Path], tokenizer: Tokenizer

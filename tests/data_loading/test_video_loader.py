@@ -133,6 +133,7 @@ CUTS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", CUTS, ids=[str(cut["resize"]) for cut in CUTS])
 @pytest.mark.parametrize("policy", ["segments", "uniform"])
 def test_neither_cache_nor_workers_change_batches(

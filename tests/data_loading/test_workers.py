@@ -75,6 +75,7 @@ def made_by(pool: Pool, samples: Drawn) -> tuple[Piece, Pixels | None]:
     return pool.collect(ticket)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("count", [1, SMALLEST_PIECE, 40])
 def test_pieces_become_one(pool: Callable[..., Pool], workers: int, count: int) -> None:
@@ -158,6 +159,7 @@ def children() -> set[int]:
     return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
 
 
+@pytest.mark.slow
 def test_a_forgotten_pool_ends_its_workers() -> None:
     before = children()
     some = Pool(toy_read, 2, slots=1, capacity=4, shape=SHAPE)

@@ -64,6 +64,7 @@ def test_list_and_show() -> None:
     assert str(error) == "unknown dataset card 'tay'; did you mean 'toy'? (known: rawtoy, toy)"
 
 
+@pytest.mark.slow
 def test_prepare_twice(tmp_path: Path) -> None:
     first = call("prepare", "toy", "--out", tmp_path / "d", "-o", "count=10")
     assert first.output.splitlines()[:3] == [

@@ -123,6 +123,7 @@ def test_the_third_death_of_a_task_is_an_error(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_task_that_hangs_is_given_to_another_process(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -131,6 +132,7 @@ def test_a_task_that_hangs_is_given_to_another_process(tmp_path: Path) -> None:
     assert done == {"task 0": "1 times", "task 1": "0 times"}
 
 
+@pytest.mark.slow
 def test_a_task_that_always_hangs_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(
@@ -157,6 +159,7 @@ def test_an_engine_with_one_worker_begins_nothing() -> None:
         assert set(disturbed.family(os.getpid())) <= before
 
 
+@pytest.mark.slow
 def test_the_death_of_the_origin_costs_only_time() -> None:
     """It takes the workers with it; the tasks are done all the same, by copies of the next one."""
     killed: set[int] = set()
@@ -260,6 +263,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_workers_and_keeps_what_is_finished(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, str(tmp_path / "out")],
@@ -299,6 +303,7 @@ except DataError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_workers(tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = subprocess.run(

@@ -271,6 +271,7 @@ def test_rows_of_large_datasets_are_kept_in_a_file(
     assert len(list((tmp_path / "d" / ".diptych").glob("rows-*.npy"))) == 1
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
     """200 000 samples: opening and reading allocate less than a byte a sample (Python and numpy)."""
     n = 200_000

@@ -89,6 +89,7 @@ def test_a_finished_dataset_is_left_alone(tmp_path: Path) -> None:
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
@@ -353,6 +354,7 @@ except DataError as error:
 """
 
 
+@pytest.mark.slow
 def test_full_disk_is_said_and_the_rest_follows(tmp_path: Path) -> None:
     out = tmp_path / "out"
     said = run("-c", FULL, str(out))

@@ -155,6 +155,7 @@ def test_miniatures(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in reversed(list(cards.CARDS)):  # undone the other way round, which keeps their order
         monkeypatch.delitem(cards.CARDS, name)

@@ -46,6 +46,7 @@ def test_a_sound_dataset(out: Path) -> None:
     assert [done for done, _ in progress] == [30720, 51200, 81920, 112640, 133120]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "shift", "problem"),
     [
@@ -124,6 +125,7 @@ def _edit(change: Callable[[dict], None]) -> Callable[[Path], None]:  # type: ig
     return apply
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "lines"),
     [

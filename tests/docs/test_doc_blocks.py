@@ -52,6 +52,7 @@ def test_a_command_line_that_parses() -> None:
     assert parse(["--version"]) == {}
 
 
+@pytest.mark.slow
 def test_generated_pages_are_up_to_date() -> None:
     # In a process of its own: other tests put systems, tasks and cards into the tables.
     command = [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"]

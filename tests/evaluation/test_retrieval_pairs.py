@@ -111,6 +111,7 @@ def test_pairs_of_training(tokenizer: Tokenizer) -> None:
     assert alone.labels.tolist() == [1, 1] + 6 * [IGNORED]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", ["soho", "eve"])
 def test_training_learns_the_pairs_of_a_batch(tokenizer: Tokenizer, system: str) -> None:
     torch.manual_seed(5)

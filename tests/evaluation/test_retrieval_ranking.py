@@ -100,6 +100,7 @@ class Plain:
         return sorted(first[:k], key=lambda c: -rerank(c)) + first[k:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", ["itm", "log_odds", "sum"])
 @pytest.mark.parametrize("batching", ["pairs", "queries"])
 @pytest.mark.parametrize("k", [(3, 3), (2, 5)])

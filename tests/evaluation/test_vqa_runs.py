@@ -70,6 +70,7 @@ def answers(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_answers(trained: Path) -> None:
     names = answers(trained)
     assert len(names) == 12

@@ -97,6 +97,7 @@ def test_full_checkpoints_round_trip_without_memory(size: str) -> None:
     assert read_config(state).with_(router=config.router, lower_ignores_mode=False) == config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("size", SIZES)
 def test_full_layouts_round_trip_through_the_command(size: str, heads: str, tmp_path: Path) -> None:
@@ -130,6 +131,7 @@ def test_heads_of_other_tasks_are_left_out(tmp_path: Path, capsys: pytest.Captur
     assert {n.partition(".")[0] for n in names} == {"model", "vqa"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", HEADS)
 def test_converted_checkpoints_are_ready_to_evaluate(heads: str, tmp_path: Path) -> None:
     from diptych.data.text import Tokenizer

@@ -31,6 +31,7 @@ def test_one_published_expert() -> None:
     assert sum(p[0].numel() for p in experts) == 2 * 4_722_432
 
 
+@pytest.mark.slow
 def test_published_start() -> None:
     """One layer of base: matrices within one sigma of 0.02, zero biases, layer scale 0.1."""
     torch.manual_seed(0)

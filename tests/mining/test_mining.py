@@ -75,6 +75,7 @@ def test_counts_and_ranks_by_hand(here: Path, capsys: pytest.CaptureFixture[str]
     assert "3</b><span>captions" in page
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     lines=st.lists(st.lists(st.sampled_from([*KINDS, "x", "äö"]), max_size=5), min_size=1, max_size=12),
@@ -103,6 +104,7 @@ def test_json_lines_without_a_caption_are_counted(here: Path, capsys: pytest.Cap
     assert json.loads(Path("out/counts.json").read_text())["NOUN"] == {"a": 1, "dog": 1}
 
 
+@pytest.mark.slow
 def test_a_dataset_and_a_split_of_it(here: Path) -> None:
     samples = [
         Sample("s0", {}, ("red dog", "a cat"), "s0", "train", {}),

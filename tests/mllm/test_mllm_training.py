@@ -108,6 +108,7 @@ def gradients(recomputed: bool, pack: bool, seeds: Sequence[int]) -> tuple[float
     return total.item(), {n: p.grad for n, p in task.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [[0], [0, 2]])
 @pytest.mark.parametrize("pack", [False, True])
 def test_recomputed_layers_give_the_same_gradients(pack: bool, seeds: list[int]) -> None:

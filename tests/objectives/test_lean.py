@@ -170,6 +170,7 @@ def on_a_rank(world: World, smooth: float, chunk: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("smooth", "chunk"), [(0.0, 0), (0.1, 2)])
 def test_two_ranks_equal_one(smooth: float, chunk: int) -> None:
     one, ranks = on_a_rank(ALONE, smooth, 0), run_ranks(on_a_rank, smooth, chunk)

@@ -151,6 +151,7 @@ def shares(world: World) -> list[float]:
     return [loss.item(), itm_accuracy(ours, labels[mine], world).item(), *ours.grad[:, 0].tolist()]
 
 
+@pytest.mark.slow
 def test_shares_of_two_ranks_make_the_mean_over_all_pairs() -> None:
     (loss, accuracy, *gradient), (first, second) = shares(ALONE), run_ranks(shares)
     assert (first[0] + second[0]) / 2 == pytest.approx(loss, rel=1e-6)

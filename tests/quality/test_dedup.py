@@ -251,6 +251,7 @@ def test_statements_about_two_pictures(tmp_path: Path) -> None:
     assert short(found.table.to_pylist()) == [("s", "q", "near", 0)]
 
 
+@pytest.mark.slow
 def test_hashes_are_kept_shard_by_shard(dataset: Path, tmp_path: Path) -> None:
     out = make_set(tmp_path / "d", samples_with_duplicates(), shard_size=4)
     opened = ShardDataset.open(out)

@@ -68,6 +68,7 @@ def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_else(pets: Path, tmp_path: Path) -> None:
     page = Page(write_data_report(pets, tmp_path / "page.html"))
     # Four tiles and a group of two.
@@ -118,6 +119,7 @@ def test_texts(pets: Path) -> None:
     assert texts.examples == ["a cat & a <dog>", "the cat sleeps", LONG, "кошка", "dog's bone"]
 
 
+@pytest.mark.slow
 def test_languages(pets: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("py3langid")
     texts = text_view(ShardDataset.open(pets))

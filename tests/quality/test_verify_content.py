@@ -65,6 +65,7 @@ def test_captions_that_say_too_little_or_too_much(tmp_path: Path) -> None:
     assert tally.conclude().examples == {"empty caption": ["k: caption 0", "k: caption 1"]}
 
 
+@pytest.mark.slow
 def test_questions(tmp_path: Path) -> None:
     good: dict[str, Any] = {"question": "What?", "answers": ["cat"] * 10}
     out = make_set(
@@ -125,6 +126,7 @@ def test_only_a_few_examples_are_kept() -> None:
     assert whole.examples == {"bad": ["k0", "k1", "k2", "k3", "k4"]}
 
 
+@pytest.mark.slow
 def test_media_that_cannot_be_decoded(tmp_path: Path) -> None:
     # The headers are whole, so preparation takes them.
     jpeg = encoded(pattern(2, side=600), "JPEG")

@@ -71,6 +71,7 @@ def test_exact_parts(sources, ending):
         assert data == pickle.loads(pickle.dumps(clip)).read()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("container", ["mp4", "mov", "mkv", "webm", "avi", "mpegts", "flv"])
 def test_exact_parts_against_the_whole_video(container):
     """Times are those of players: transport streams begin at 1.4 s of their own clock."""

@@ -24,6 +24,7 @@ def stream(text: str) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8", newline="")
 
 
+@pytest.mark.slow
 @given(text=st.text(st.sampled_from("ab\r\n\t\x0b\x0c\x1c\x85\u2028\0"), max_size=30))
 def test_lines_end_with_lf_only(text):
     expected = text.split("\n")

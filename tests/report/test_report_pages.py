@@ -232,6 +232,7 @@ def test_heat_map_shares_by_hand() -> None:
     assert layer["top"] == 0.75
 
 
+@pytest.mark.slow
 def test_data_report(tmp_path: Path, dataset: Path) -> None:
     page = write_data_report(dataset, tmp_path / "data.html")
     text = page.read_text(encoding="utf-8")

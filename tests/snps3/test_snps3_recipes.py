@@ -76,6 +76,7 @@ def test_rates_rise_from_a_tenth_and_fall_to_a_tenth() -> None:
     assert [factor(step) for step in (2000, 109_999, 110_000)] == pytest.approx([1, 1, 0.1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in packaged_recipes() if n.startswith("snps3/") and "/_" not in n])
 def test_parts_of_every_recipe_fit_each_other(name: str) -> None:
     check_config(resolve_run(name).config)

@@ -58,6 +58,7 @@ def test_frames_are_those_of_an_evaluation_batch() -> None:
     assert torch.equal(square, square_pictures([pixels(0)], ImageConfig(size=48)))
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_the_task(folder: Path) -> None:
     model = diptych.load(
         "soho",

@@ -105,6 +105,7 @@ def test_shapes_of_the_released_models() -> None:
         assert found == expected.with_(backbone=expected.backbone.with_(frozen_stages=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [18, 34, 50, 101])
 @pytest.mark.parametrize("options", [{"neck": "added"}, {"align": False, "align_before": True}])
 def test_every_depth_and_neck_is_recognised(depth: int, options: dict[str, object]) -> None:

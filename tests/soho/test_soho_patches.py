@@ -238,6 +238,7 @@ def test_patches_are_cut_from_the_right_place(tmp_path: Path) -> None:
     assert cut(tmp_path / "elsewhere", wanted, "squash") == {}
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_dictionary(tmp_path: Path) -> None:
     run, data = tmp_path / "run", write_dataset(tmp_path / "toy")
     found = evaluate(make_task())

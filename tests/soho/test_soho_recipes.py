@@ -101,6 +101,7 @@ def test_larger_recipes_differ_in_size_alone() -> None:
         assert larger.system == released.system.with_(backbone=backbone, layers=12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [n.removeprefix("soho/") for n in packaged_recipes() if n.startswith("soho/")]
 )

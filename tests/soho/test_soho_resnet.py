@@ -48,6 +48,7 @@ def full_size(depth: Depth) -> ResNet:
         return ResNet(ResNetConfig(depth=depth))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", get_args(Depth))
 def test_every_depth_has_its_shape_and_torchvisions_names(depth: int) -> None:
     net = tiny(depth).eval()

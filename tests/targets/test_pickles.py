@@ -34,6 +34,7 @@ plain = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(plain, st.sampled_from(PROTOCOLS))
 def test_plain_values_come_back(value: Any, protocol: int) -> None:
     assert loads_plain(pickle.dumps(value, protocol)) == value

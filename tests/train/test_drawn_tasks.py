@@ -178,6 +178,7 @@ def test_batches_have_their_sources_size_and_settings(dataset) -> None:
     assert loader.batches_per_epoch == pytest.approx(6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["weights", "turn", "fixed", "shifted"])
 def test_ranks_take_the_draws_of_one_process(dataset, rule) -> None:
     whole = taken(loader_of(dataset, rule=rule, draws=4), 8)

@@ -146,6 +146,7 @@ def hang(store_path, grace):
         signal.pause()  # as in a collective that waits for the dead
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_after_another_failed_is_ended(tmp_path):
     from torch.distributed import FileStore
 

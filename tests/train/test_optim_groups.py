@@ -92,6 +92,7 @@ def test_frozen():
     assert not any(name.startswith("head") for g in parameter_groups(task, config, ()) for name in g["names"])
 
 
+@pytest.mark.slow
 def test_a_run_with_two_rules_and_a_step_schedule_resumes_exactly(dataset, tmp_path, monkeypatch):
     recipe = settings(dataset, train__checkpoint_every=2) | {
         "schedule": {"name": "step", "warmup": 2, "warmup_from": 0.5, "milestones": [0.5]}

@@ -19,6 +19,7 @@ def start(data, folder, **changes):
     return train(resolve_run(recipe), folder, progress=False)
 
 
+@pytest.mark.slow
 def test_the_way_of_writing_changes_nothing(dataset, tmp_path):
     start(dataset, tmp_path / "at_once", train__keep=9)
     start(dataset, tmp_path / "meanwhile", train__keep=9, train__checkpoint_async=True)

@@ -52,6 +52,7 @@ def test_a_run_leaves_what_it_promises(dataset, tmp_path):
     assert last["metric/progress"] == pytest.approx((10 / 12 + 11 / 12) / 2)
 
 
+@pytest.mark.slow
 def test_every_step_depends_on_seed_and_step_only(dataset, tmp_path):
     start(settings(dataset), tmp_path / "a")
     start(settings(dataset, data__loader__workers=2), tmp_path / "b")
@@ -181,6 +182,7 @@ def test_load_task_reads_the_newest_checkpoint_of_an_unfinished_run(dataset, tmp
     assert torch.equal(task.model.words.weight, snapshot.part("task")["model.words.weight"])
 
 
+@pytest.mark.slow
 def test_a_budget_of_cpu_seconds_ends_the_run_and_drives_the_schedule(dataset, tmp_path):
     run = tmp_path / "run"
     recipe = settings(dataset, train__cpu_seconds=0.5, train__log_every=1, schedule__name="linear")

@@ -83,6 +83,7 @@ def test_current_layout_bit_for_bit(settings: dict[str, Any], tmp_path: Path) ->
     assert all(torch.equal(weights[name], tensor) for name, tensor in state.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experts", [False, True])
 def test_former_layout(experts: bool, tmp_path: Path) -> None:
     _, state = weights_of(**(EXPERTS if experts else {}))

@@ -164,6 +164,7 @@ def expected_ranks(matrix: np.ndarray, right: list[set[int]]) -> list[int]:
     return ranks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each", [False, True])
 def test_ranks_are_those_of_a_plain_loop_where_captions_repeat(each: bool) -> None:
     task = make(eval_texts="each" if each else "distinct", embedding_memory_mb=0 if each else 100)

@@ -175,6 +175,7 @@ def evaluate(batch: Batch, replies: list[str], **settings: Any) -> tuple[Evaluat
     return task.evaluate(data, lambda *_: None), task
 
 
+@pytest.mark.slow
 def test_mvbench_prompt_and_scores() -> None:
     batch = asked_batch([[ENTRY, {**ENTRY, "answer": "a cat"}], [ENTRY]], "questions")
     found, task = evaluate(batch, ["B) a dog\nor so", "", "C)"], kind="choices")
