@@ -1,15 +1,39 @@
-"""Timing of contenders that take turns, and the memory of one of them: what `moe.py` and `step.py` share."""
+"""Timing of contenders that take turns, and the memory of one of them: what several benchmarks share."""
 
+import argparse
 import gc
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 Clock = Literal["wall", "cpu"]
+CLOCKS: tuple[str, ...] = get_args(Clock)
+
+
+def add_turns(parser: argparse.ArgumentParser, rounds: int, clock: Clock = "wall", threads: int = 0) -> None:
+    """Add the options of a benchmark whose contenders take turns; `begin` follows them."""
+    parser.add_argument("--rounds", type=int, default=rounds, help="calls of each contender that count")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default=clock, help="cpu: seconds of all threads, on a busy machine"
+    )
+    parser.add_argument("--threads", type=int, default=threads, help="of a CPU; 0: torch's choice")
+
+
+def add_device(parser: argparse.ArgumentParser, *, precision: bool = True) -> None:
+    """Add where a benchmark runs, and with which numbers."""
+    parser.add_argument("--device", default="cpu")
+    if precision:
+        parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+
+
+def begin(options: argparse.Namespace) -> None:
+    """Do what the options of `add_turns` say of the whole process."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
 
 
 def wait(device: torch.device) -> None:

@@ -17,7 +17,7 @@ import sys
 
 import torch
 
-from _turns import take_turns
+from _turns import add_device, add_turns, begin, take_turns
 from diptych.systems.protocol import Writing, Written
 from diptych.systems.uniperceiver.config import ConditionalConfig, UniPerceiverConfig
 from diptych.systems.uniperceiver.model import UniPerceiverModel
@@ -76,15 +76,11 @@ def main() -> int:
     parser.add_argument("--beams", type=int, default=2)
     parser.add_argument("--steps", type=int, default=21)
     parser.add_argument("--experts", action="store_true")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    add_turns(parser, 2)
+    add_device(parser)
     add_json(parser)
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    begin(options)
     report(run(options), options.json)
     return 0
 

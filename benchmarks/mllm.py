@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from _turns import peak_of, take_turns, wait
+from _turns import add_turns, begin, peak_of, take_turns, wait
 from diptych.data.tiling import TilingConfig, count_tokens, tile_picture
 from diptych.systems.mllm.config import LanguageConfig, MllmConfig, PartialLoraConfig
 from diptych.systems.mllm.connector import TilesConfig
@@ -247,19 +247,11 @@ def main() -> None:
     )
     parser.add_argument("--chunk", type=int, default=8, help="views that are encoded at a time")
     parser.add_argument("--words", type=int, default=16, help="words of a call of `decode`")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--clock",
-        choices=["wall", "cpu"],
-        default="wall",
-        help="cpu: seconds of all threads, on a busy machine",
-    )
-    parser.add_argument("--threads", type=int, default=0, help="0: as many as torch likes")
+    add_turns(parser, 3)
     parser.add_argument("--device", default="auto")
     add_json(parser)
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    begin(options)
     rows = []
     for tiles in options.tiles:
         grid = GRIDS[tiles]

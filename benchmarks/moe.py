@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from _turns import peak_of, take_turns
+from _turns import add_device, add_turns, begin, peak_of, take_turns
 from diptych.blocks.moe import Mixture
 from diptych.blocks.router import RouterConfig
 from diptych.train.precision import autocast
@@ -159,11 +159,8 @@ def main() -> None:
     parser.add_argument("--experts", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--hidden", type=int, default=3072)
-    parser.add_argument("--rounds", type=int, default=5, help="calls of each contender")
-    parser.add_argument("--threads", type=int, default=0, help="threads of a CPU; 0: torch's choice")
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--device", default="cpu")
+    add_turns(parser, 5)
+    add_device(parser)
     parser.add_argument(
         "--einsum-up-to",
         type=int,
@@ -175,8 +172,7 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     add_json(parser)
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    begin(options)
     if options.one:
         measure_one(options)
         return

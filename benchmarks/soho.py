@@ -33,7 +33,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from _turns import take_turns
+from _turns import add_turns, begin, take_turns
 from diptych.blocks.dictionary import DictionaryConfig
 from diptych.blocks.resnet import ResNetConfig
 from diptych.data.batch import Batch
@@ -417,15 +417,12 @@ def main() -> None:
     parser.add_argument("--hidden", type=float, default=0.15, help="share of texts with a visual word hidden")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS])
     parser.add_argument("--quick", action="store_true", help="a tiny model and small pictures, for tests")
-    parser.add_argument("--rounds", type=int, default=3, help="calls of each contender that count")
-    parser.add_argument("--threads", type=int, default=0, help="threads; 0: torch's choice")
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    add_turns(parser, 3)
     add_json(parser)
     options = parser.parse_args()
     if options.quick:
         options.height, options.width, options.words, options.codes = 64, 128, 200, 16
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    begin(options)
     rows = step_rows(options, 1) if "step" in options.parts else []
     if "trained" in options.parts:
         rows += step_rows(options, -1)

@@ -21,7 +21,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from _turns import take_turns
+from _turns import add_device, add_turns, begin, take_turns
 from diptych.systems.eve.config import EveConfig
 from diptych.systems.eve.system import SYSTEM
 from diptych.train.precision import autocast
@@ -165,14 +165,11 @@ def main() -> None:
     sizes = {"batch": 8, "width": 384, "layers": 12, "heads": 6, "experts": 32, "size": 224, "text": 40}
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--rounds", type=int, default=5, help="steps of each contender that count")
-    parser.add_argument("--threads", type=int, default=0, help="threads of a CPU; 0: torch's choice")
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--device", default="cpu")
+    add_turns(parser, 5)
+    add_device(parser, precision=False)
     add_json(parser)
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    begin(options)
     report(rows(options), options.json)
 
 

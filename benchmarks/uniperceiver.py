@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from _turns import take_turns
+from _turns import add_device, add_turns, begin, take_turns
 from diptych.data.batch import Batch
 from diptych.data.draws import Draws
 from diptych.data.text import Tokenizer
@@ -188,15 +188,11 @@ def main() -> int:
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--pictures", type=int, default=16)
     parser.add_argument("--batches", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    add_turns(parser, 2)
+    add_device(parser)
     add_json(parser)
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    begin(options)
     report(run(options), options.json)
     return 0
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from _turns import take_turns
+from _turns import add_turns, begin, take_turns
 from diptych.blocks.video_swin import VideoSwin, VideoSwinConfig, from_torchvision
 from reporting import Row, add_json, report, versus
 
@@ -149,12 +149,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     for name, default in {"batch": 2, "frames": 4, "size": 224}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--rounds", type=int, default=6, help="steps of each that count")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="cpu")
+    add_turns(parser, 6, "cpu", threads=1)
     add_json(parser)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    begin(options)
     try:
         import torchvision
     except ImportError:
