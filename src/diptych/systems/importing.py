@@ -1,11 +1,12 @@
-"""What every system's reader of published checkpoints is told."""
+"""What converters of published checkpoints share: what readers are told, and names that must exist."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from torch import Tensor
 
-from diptych.errors import UsageError
+from diptych.errors import CheckpointError, UsageError
 
 Heads = Literal["best", "own", "none"]
 Routing = Literal["published", "dropless"]
@@ -45,3 +46,16 @@ class ImportOptions:
             value = getattr(self, field.name)
             if field.name in reasons and value != field.default:
                 raise UsageError(f"{field.name.replace('_', ' ')} = {value}: {reasons[field.name]}")
+
+
+def names_in_published(names: Iterable[str], published_name: Callable[[str], str | None]) -> dict[str, str]:
+    """Return our names of weights -> their published names.
+
+    Raises:
+        CheckpointError: weights that the published layout has no name for.
+    """
+    found = {name: published_name(name) for name in names}
+    unknown = sorted(name for name, theirs in found.items() if theirs is None)
+    if unknown:
+        raise CheckpointError(f"weights without a name in published checkpoints: {', '.join(unknown)}")
+    return {name: theirs for name, theirs in found.items() if theirs is not None}

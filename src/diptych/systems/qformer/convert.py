@@ -9,6 +9,7 @@ from torch import Tensor
 from diptych.blocks.qformer import our_qformer_name, published_qformer_name
 from diptych.blocks.video_vit import our_video_name, published_video_name
 from diptych.errors import CheckpointError
+from diptych.systems.importing import names_in_published
 
 _WHOLE = {
     "vision_temp_embed": "model.temporal",
@@ -120,16 +121,8 @@ def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: weights that the published layout has no name for.
     """
-    published: dict[str, Tensor] = {}
-    unknown = []
-    for name, tensor in state.items():
-        theirs = published_name(name)
-        if theirs is None:
-            unknown.append(name)
-        else:
-            published[theirs] = tensor
-    if unknown:
-        raise CheckpointError(f"the published layout has no name for {', '.join(sorted(unknown)[:5])}")
+    names = names_in_published(state, published_name)
+    published = {names[name]: tensor for name, tensor in state.items()}
     for theirs, ours in _TIED.items():
         if ours in state and "caption.bias" in state:
             published[f"qformer.cls.predictions.{theirs}"] = state[ours]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diptych.blocks.bert import bert_name, bert_original
 from diptych.errors import CheckpointError
+from diptych.systems.importing import names_in_published
 
 _WRAPPERS = ("model.", "module.")
 _ENCODERS = ("swin.", "model.")
@@ -218,19 +219,11 @@ def to_published(state: Mapping[str, Tensor], encoder: str = "swin") -> dict[str
         CheckpointError: weights that the published layout has no name for.
     """
     published: dict[str, Tensor] = {}
-    unknown = []
-    for name, tensor in state.items():
-        theirs = published_name(name, encoder)
-        if theirs is None:
-            unknown.append(name)
-        elif name.endswith("_queue.features"):
-            published[theirs] = tensor.t().contiguous()
-        else:
-            published[theirs] = tensor.reshape(1) if name.endswith("_queue.pointer") else tensor
-    if unknown:
-        raise CheckpointError(
-            f"weights without a name in published checkpoints: {', '.join(sorted(unknown))}"
-        )
+    for name, theirs in names_in_published(state, lambda name: published_name(name, encoder)).items():
+        tensor = state[name]
+        if name.endswith("_queue.features"):
+            tensor = tensor.t().contiguous()
+        published[theirs] = tensor.reshape(1) if name.endswith("_queue.pointer") else tensor
     return published
 
 

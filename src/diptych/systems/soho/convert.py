@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diptych.blocks.bert import bert_name, bert_original
 from diptych.errors import CheckpointError
+from diptych.systems.importing import names_in_published
 
 _NECK = {
     "neck.conv.conv": "model.neck.conv",
@@ -136,18 +137,10 @@ def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: weights that the published layout has no name for.
     """
-    published: dict[str, Tensor] = {}
-    unknown = []
-    for name, tensor in state.items():
-        theirs = published_name(name)
-        if theirs is None:
-            unknown.append(name)
-        else:
-            published[theirs] = tensor[None] if theirs == _HIDDEN else tensor
-    if unknown:
-        raise CheckpointError(
-            f"weights without a name in published checkpoints: {', '.join(sorted(unknown))}"
-        )
+    names = names_in_published(state, published_name)
+    published = {
+        names[name]: tensor[None] if names[name] == _HIDDEN else tensor for name, tensor in state.items()
+    }
     if _HIDDEN in published and _WORDS in state:
         published[WORD_SCORES] = state[_WORDS]  # pre-training scores words with the table
     return published

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diptych.errors import CheckpointError
+from diptych.systems.importing import names_in_published
 
 _TOP = {
     "token_embed.embeddings.weight": "text.words.weight",
@@ -155,21 +156,13 @@ def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     conditional = {name.rpartition(".gate.")[0] for name in state if ".gate." in name}
     split = bool(conditional)
     published: dict[str, Tensor] = {}
-    unknown = []
-    for name, tensor in state.items():
-        theirs = published_name(name, split=split)
-        if theirs is None:
-            unknown.append(name)
-        elif name.rpartition(".")[0] in conditional:
+    for name, theirs in names_in_published(state, lambda name: published_name(name, split=split)).items():
+        if name.rpartition(".")[0] in conditional:
             base, _, part = theirs.rpartition(".")
-            for number, expert in enumerate(tensor.unbind(0)):
+            for number, expert in enumerate(state[name].unbind(0)):
                 published[f"{base}.experts.deepspeed_experts.{number}.{part}"] = expert.clone()
         else:
-            published[theirs] = tensor
-    if unknown:
-        raise CheckpointError(
-            f"weights without a name in published checkpoints: {', '.join(sorted(unknown))}"
-        )
+            published[theirs] = state[name]
     if "model.visual.norm.weight" not in state and "model.text.norm.weight" in state:
         for part in ("weight", "bias"):
             published[f"video_embed.embeddings_norm.{part}"] = state[f"model.text.norm.{part}"]
