@@ -112,7 +112,7 @@ def runs(seconds: float, out: Path) -> list[Run]:
         found.append(Run("alone", f"only-{task}", "a model of its own", own, seconds / len(TASKS), (task,)))
     fine, prompt = "uniperceiver/finetune/groups_emoji_tiny", "uniperceiver/prompt/groups_emoji_tiny"
     few = ("data.share=0.01", "data.share_by=category")
-    short = seconds / 8
+    short = seconds / 32
 
     def groups(name: str, label: str, recipe: str, settings: Sequence[str] = (), start: str = "all") -> Run:
         return Run("groups", name, label, recipe, short, (), tuple(settings), start)
