@@ -201,6 +201,7 @@ def test_every_fault_is_counted_and_named(server: FaultServer, tmp_path: Path) -
     assert verify(tmp_path / "out").sound
 
 
+@pytest.mark.slow
 def test_busy_servers_are_asked_again_when_they_say(server: FaultServer, tmp_path: Path) -> None:
     list_ = write_list(tmp_path / "a.csv", server, "busy/1/a", "flaky/c", "1.png")
     started = time.monotonic()

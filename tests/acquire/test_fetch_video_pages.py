@@ -204,6 +204,7 @@ def test_each_failure_has_its_status(platform: Path, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_page_that_never_ends_is_given_up(platform: Path, tmp_path: Path) -> None:
     (platform / "goodAAAAAA1.mp4").write_bytes(video(7))
     net = video_net(timeout=1.5, row_timeout=3.0)

@@ -47,6 +47,7 @@ def everything(world: World) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_two_ranks() -> None:
     results = run_ranks(everything)
     for rank, found in enumerate(results):

@@ -110,6 +110,7 @@ def test_a_card_says_everything(name: str) -> None:
         assert layout.sources
 
 
+@pytest.mark.slow
 def test_every_caption_survives(form: Prepared) -> None:
     expected: dict[str, Sample] = {}
     for item in form.drawn:

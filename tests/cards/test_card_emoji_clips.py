@@ -150,6 +150,7 @@ def test_the_order_of_frames_decides_what_is_ordered(pairs):
                 assert one["answer"] == other["answer"]
 
 
+@pytest.mark.slow
 def test_a_clip_and_its_mirror_show_the_same_frames(samples):
     for clip, mirror in zip(samples[::2], samples[1::2], strict=True):
         frames, others = decoded(clip), decoded(mirror)

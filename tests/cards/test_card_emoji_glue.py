@@ -36,6 +36,7 @@ def test_pairs_are_the_same_or_not(rows: dict[str, list[Sample]]) -> None:
     assert all(labels[split, 0] == labels[split, 1] > 400 for split in ("train", "val", "test"))
 
 
+@pytest.mark.slow
 def test_groups_are_those_of_the_names(rows: dict[str, list[Sample]]) -> None:
     assert len(rows["emoji-group"]) == 2 * len(CONCEPTS)
     for sample in rows["emoji-group"]:

@@ -328,6 +328,7 @@ def site(tmp_path: Path) -> Iterator[Path]:
     thread.join(10)
 
 
+@pytest.mark.slow
 def test_from_the_published_list_over_fetching_to_shards(tmp_path: Path, site: Path) -> None:
     raw = tmp_path / "raw"
     url_sets.make_cc3m(raw)

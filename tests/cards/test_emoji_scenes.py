@@ -186,6 +186,7 @@ def test_style_option():
     assert chosen == {"twemoji", "noto"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [10, 12])
 def test_kinds_option(kinds):
     """Few kinds: other pictures of the same form, every combination in its own split, statements in full."""

@@ -209,6 +209,7 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
     assert summary.samples == 120 - missing - broken
 
 
+@pytest.mark.slow
 def test_a_chunk_without_a_sample_leaves_a_gap(tmp_path: Path) -> None:
     prepare(disturbed.slow_card(), None, tmp_path, shard_size=4)
     info = json.loads((tmp_path / "dataset.json").read_text())

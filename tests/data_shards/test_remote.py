@@ -125,6 +125,7 @@ def test_what_is_a_url(given: str | Path, url: str | None) -> None:
     assert as_url(given) == url
 
 
+@pytest.mark.slow
 def test_parts_without_copies(server: Server, local: ShardDataset, config: RemoteConfig) -> None:
     parts = config.with_(read="range")
     dataset = ShardDataset.open(server.url, parts)
@@ -358,6 +359,7 @@ def test_processes_and_threads_fetch_a_shard_once(
     assert [server.gets[name] for name in SHARDS] == [1] * 5
 
 
+@pytest.mark.slow
 def test_readers_survive_a_cache_that_holds_one_shard(
     server: Server, local: ShardDataset, config: RemoteConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

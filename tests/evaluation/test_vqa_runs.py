@@ -85,6 +85,7 @@ def test_a_run_keeps_its_answers(trained: Path) -> None:
         assert task.assets() == {"answers": names}
 
 
+@pytest.mark.slow
 def test_an_export_needs_nothing_else(trained: Path, scenes: Path, tmp_path: Path) -> None:
     import shutil
 

@@ -88,6 +88,7 @@ def test_the_page_needs_nothing_else(pets: Path, tmp_path: Path) -> None:
         assert said in page.text, said
 
 
+@pytest.mark.slow
 def test_what_is_said_of_a_dataset(pets: Path) -> None:
     quality = inspect(ShardDataset.open(pets))
     train, test = quality.splits

@@ -187,6 +187,7 @@ def _row_of_a_rank(world):
     return figures.row()
 
 
+@pytest.mark.slow
 def test_every_rank_has_the_row_of_all():
     first, second = run_ranks(_row_of_a_rank)
     assert first == second

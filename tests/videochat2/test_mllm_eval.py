@@ -200,6 +200,7 @@ def test_mvbench_prompt_and_scores() -> None:
     assert published.metrics["accuracy"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.slow
 def test_letters_are_asked_for_plainly() -> None:
     found, task = evaluate(asked_batch([ENTRY]), ["(B)"], kind="choices", prompt="letters", choice="Which?")
     assert task.begun == [""]
