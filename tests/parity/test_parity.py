@@ -21,6 +21,10 @@ def _from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
 
 
+LONG = ("mllm/hd_transform", "mllm/ixc_internlm2_plora")
+"""Cases that take seconds."""
+
+
 def run(*arguments: str) -> int:
     from tests.parity.__main__ import main
 
@@ -34,7 +38,9 @@ def copy_case(name: str, to: Path, new_name: str | None = None, folder: Path = G
     return to / f"{new_name or name}.json"
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in CASES]
+)
 def test_golden_case(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Under another name, since a case may only be known by its system and kind.
     copy_case(name, tmp_path, "case", ALL)
