@@ -13,16 +13,14 @@ ROOT = Path(__file__).resolve().parents[2]
 ALL = Path(__file__).parent / "golden"
 GOLDEN = ALL / "eve"
 CASES = sorted(path.relative_to(ALL).with_suffix("").as_posix() for path in ALL.glob("*/*.json"))
+LONG = ("mllm/hd_transform", "mllm/ixc_internlm2_plora")
+"""Cases that take seconds."""
 
 
 @pytest.fixture(autouse=True)
 def _from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """`tests` is a namespace package below the root, as `python -m tests.parity` sees it."""
     monkeypatch.syspath_prepend(str(ROOT))
-
-
-LONG = ("mllm/hd_transform", "mllm/ixc_internlm2_plora")
-"""Cases that take seconds."""
 
 
 def run(*arguments: str) -> int:
