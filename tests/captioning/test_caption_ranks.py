@@ -27,11 +27,12 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_two_ranks_train_what_one_process_trains(tmp_path: Path) -> None:
-    options = ["size=20", "resolution=60", "style=noto", "kinds=12"]
+    options = ["size=20", "resolution=48", "style=noto", "kinds=12"]
     prepared = [part for option in options for part in ("-o", option)]
     assert run(["data", "prepare", "emoji-scenes", "--out", str(tmp_path / "data"), *prepared]) == 0
     settings = [
         f"data.path={tmp_path / 'data'}",
+        "init_from.path=",
         "data.loader.batch_size=6",
         "data.text.vocab_size=90",
         "system.vocab_size=90",
