@@ -4,12 +4,10 @@ Dropout and router noise are off, since each rank draws them for itself. One que
 list, so that the ranks count unequal numbers of questions.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from tests.evaluation.conftest import toy_tokenizer
 from tests.evaluation.test_nlvr_task import ENTRIES as STATEMENTS
 from tests.evaluation.test_nlvr_task import make as make_nlvr
@@ -17,12 +15,13 @@ from tests.evaluation.test_nlvr_task import make_batch as make_statements
 from tests.evaluation.test_vqa_task import ENTRIES as QUESTIONS
 from tests.evaluation.test_vqa_task import make as make_vqa
 from tests.evaluation.test_vqa_task import make_batch as make_questions
+from tests.rank_data import data_of, part_of
 from tests.ranks import run_ranks
 
 from diptych.blocks.collective import ALONE, World, set_world
 from diptych.data.batch import Batch
 from diptych.data.draws import Draws
-from diptych.systems.task import EvalData, StepContext, Task
+from diptych.systems.task import StepContext, Task
 
 pytestmark = pytest.mark.slow
 
@@ -43,11 +42,6 @@ def cases() -> dict[str, tuple[Task, Batch]]:
     return found
 
 
-def part_of(batch: Batch, world: World) -> Batch:
-    """Return the samples of this rank."""
-    return batch if world.size == 1 else batch.take(torch.arange(len(batch)).split(SPLIT)[world.rank])
-
-
 def quiet(stage: str, done: int, total: int) -> None:
     assert done <= total
 
@@ -56,7 +50,7 @@ def run(world: World) -> dict[str, Any]:
     """Return loss, metrics and averaged gradients, and the evaluation, of each case."""
     found: dict[str, Any] = {}
     for name, (task, whole) in cases().items():
-        batch = part_of(whole, world)
+        batch = part_of(whole, world, SPLIT)
         set_world(task, world)
         result = task.train()(batch, StepContext(0, 0.0, Draws(3, batch.positions), world))
         result.total.backward()
@@ -69,26 +63,9 @@ def run(world: World) -> dict[str, Any]:
                 for n, p in task.named_parameters()
                 if p.grad is not None
             },
-            "evaluation": task.evaluate(data_of(whole, world), quiet),
+            "evaluation": task.evaluate(data_of(whole, world, SPLIT), quiet),
         }
     return found
-
-
-def data_of(whole: Batch, world: World) -> EvalData:
-    """Return a split in batches of two samples."""
-
-    def of(batch: Batch) -> EvalData:
-        def batches() -> Iterator[Batch]:
-            for rows in torch.arange(len(batch)).split(2):
-                yield batch.take(rows)
-
-        return EvalData("toy", "test", len(batch), batches)
-
-    data = of(whole)
-    if world.size == 1:
-        return data
-    part = of(part_of(whole, world))
-    return EvalData(data.dataset, data.split, data.size, data.batches, world=world, part=part)
 
 
 @pytest.fixture(scope="module")

@@ -3,19 +3,17 @@
 The words of the classes are encoded in shares; unlabelled rows make the ranks count unequal numbers.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from tests.glue.test_glue_task import PAIR, batch_of, task_of
+from tests.rank_data import data_of, part_of
 from tests.ranks import run_ranks
 
 from diptych.blocks.collective import ALONE, World, set_world
-from diptych.data.batch import Batch
 from diptych.data.draws import Draws
-from diptych.systems.task import EvalData, StepContext
+from diptych.systems.task import StepContext
 
 pytestmark = pytest.mark.slow
 
@@ -30,34 +28,12 @@ TOLD: dict[str, list[Any]] = {"mnli": [1, 0, None, 2, 1], "sts-b": [4.0, None, 1
 SPLIT = (3, 2)
 
 
-def part_of(batch: Batch, world: World) -> Batch:
-    """Return the samples of this rank."""
-    return batch if world.size == 1 else batch.take(torch.arange(len(batch)).split(SPLIT)[world.rank])
-
-
-def data_of(whole: Batch, world: World) -> EvalData:
-    """Return a split in batches of two rows."""
-
-    def of(batch: Batch) -> EvalData:
-        def batches() -> Iterator[Batch]:
-            for rows in torch.arange(len(batch)).split(2):
-                yield batch.take(rows)
-
-        return EvalData("glue", "val", len(batch), batches)
-
-    data = of(whole)
-    if world.size == 1:
-        return data
-    part = of(part_of(whole, world))
-    return EvalData(data.dataset, data.split, data.size, data.batches, world=world, part=part)
-
-
 def run(world: World) -> dict[str, Any]:
     """Return loss, metrics, averaged gradients and the evaluation of each task."""
     found: dict[str, Any] = {}
     for name, told in TOLD.items():
         task, whole = task_of(name).eval(), batch_of(PAIRS, told, scores=name == "sts-b")
-        batch = part_of(whole, world)
+        batch = part_of(whole, world, SPLIT)
         set_world(task, world)
         result = task(batch, StepContext(0, 0.0, Draws(3, batch.positions), world))
         result.total.backward()
@@ -70,7 +46,7 @@ def run(world: World) -> dict[str, Any]:
                 for n, p in task.named_parameters()
                 if p.grad is not None
             },
-            "evaluation": task.evaluate(data_of(whole, world), lambda *_: None),
+            "evaluation": task.evaluate(data_of(whole, world, SPLIT), lambda *_: None),
         }
     return found
 
