@@ -114,10 +114,12 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor, plan: WindowPlan) -> Tensor:
         """Return [B, T h w, C]; `plan` puts the cells into windows."""
-        y = plan.out_of(self.attn(plan.into(self.norm1(x)), plan.mask), len(x))
-        x = self.drop_path(y) + x
-        out: Tensor = self.drop_path(self.mlp(self.norm2(x))).add_(x)  # nothing else reads what it returned
-        return out
+
+        def attend(some: Tensor) -> Tensor:
+            return plan.out_of(self.attn(plan.into(self.norm1(some)), plan.mask), len(some))
+
+        x = self.drop_path.add(x, attend)
+        return self.drop_path.add(x, lambda some: self.mlp(self.norm2(some)))
 
 
 class PatchMerging(nn.Module):
