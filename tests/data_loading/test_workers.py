@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from diptych.data import loader as loader_module
+from diptych.data import workers as workers_module
 from diptych.data.batch import Batch
 from diptych.data.config import DataConfig
 from diptych.data.decode import Pixels
@@ -167,6 +168,24 @@ def test_a_forgotten_pool_ends_its_workers() -> None:
     del some
     gc.collect()
     assert children() == before
+
+
+def test_idle_workers_end_although_those_of_a_later_pool_hold_their_pipe(
+    pool: Callable[..., Pool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "_LOOK_AFTER", 10**6)  # nothing but an order wakes them
+    monkeypatch.setattr(workers_module, "_PATIENCE", 20.0)
+    killed: list[int] = []
+    first = pool(2)
+    pool(2)
+    pids = list(first._pids)
+    kill = os.kill
+    monkeypatch.setattr(os, "kill", lambda pid, number: (killed.append(pid), kill(pid, number)))
+    first.close()
+    assert killed == []
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            kill(pid, 0)
 
 
 def test_a_forked_process_leaves_the_workers_alone(pool: Callable[..., Pool]) -> None:

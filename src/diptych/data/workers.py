@@ -41,6 +41,8 @@ SMALLEST_PIECE = 8
 
 _ORDER = struct.Struct("<qqqq")
 """What goes through the pipe of orders, in one piece: ticket number, slot, first sample, last + 1."""
+_WAKE = _ORDER.pack(-1, 0, 0, 0)
+"""Wakes a worker that is to end: workers of a later pool hold this pipe open too."""
 _ALIGNED = 4096
 _LOOK_AFTER = 5000
 """Milliseconds after which an idle worker looks whether its parent is still there."""
@@ -338,7 +340,7 @@ def _work(read: Read, orders: int, results: Connection, memory: _Memory, parent:
             order = os.read(orders, _ORDER.size)
         except BlockingIOError:  # another worker was faster
             continue
-        if not order:
+        if not order or memory.ended:
             return
         answer = _answer(read, memory, *_ORDER.unpack(order))
         try:
@@ -376,6 +378,8 @@ def _end(owner: int, pids: list[int], orders: int, results: list[Connection], me
         return
     memory.end()
     memory.unpin()
+    with contextlib.suppress(OSError):  # all are dead
+        os.write(orders, _WAKE * len(pids))
     os.close(orders)
     for connection in results:
         connection.close()
