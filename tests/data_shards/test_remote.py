@@ -1,5 +1,6 @@
 """Datasets behind a URL: copies, limits, read-ahead, parts, retries, refusals."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fsspec.implementations.http import HTTPFileSystem
 from remote_server import Server, serving
 from toy_card import toy_card
 
@@ -352,11 +354,36 @@ def test_processes_and_threads_fetch_a_shard_once(
     selection.read(0)  # the parent is connected: its connection must not be used by the children
     selection.will_need([10])
     expected = [local.select().place(i).key for i in range(0, 31, 3)]
+    gc.collect()  # file systems of other tests: a child that collects them waits a second for each
     with multiprocessing.get_context("fork").Pool(3) as pool:
         assert pool.map(_read_some, [selection] * 6, chunksize=1) == [expected] * 6
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(_read_some, [selection] * 4)) == [expected] * 4
     assert [server.gets[name] for name in SHARDS] == [1] * 5
+
+
+def test_a_fork_does_not_close_what_its_parent_opened(
+    server: Server, config: RemoteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing waits for a thread that a fork does not have."""
+    parent, close = os.getpid(), HTTPFileSystem.close_session
+
+    def closed(*given: object) -> None:
+        if os.getpid() != parent:
+            os._exit(3)
+        close(*given)
+
+    monkeypatch.setattr(HTTPFileSystem, "close_session", staticmethod(closed))
+    gc.collect()
+    selection = ShardDataset.open(server.url, config).select()
+    selection.read(0)
+    pid = os.fork()
+    if pid == 0:
+        selection.read(30)
+        gc.collect()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert server.gets[SHARDS[4]] == 1
 
 
 @pytest.mark.slow

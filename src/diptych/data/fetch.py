@@ -21,6 +21,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _PASSING = (408, 425, 429)
 """Answers of a server to a client's fault that are none."""
 
+_INHERITED: list[Any] = []
+"""File systems that came with a fork: closing one waits for a thread that stayed behind."""
+
 T = TypeVar("T")
 
 
@@ -131,6 +134,7 @@ class Source:
     def _connected(self) -> Any:
         """Return the file system of this process: connections do not survive a fork."""
         if self._process != os.getpid():
+            _INHERITED.append(self._system)
             self._system, self._process = _connect(self.url, self.config), os.getpid()
         return self._system
 
