@@ -72,6 +72,7 @@ def fails(world: World) -> None:
     world.sum(torch.ones(1))
 
 
+@pytest.mark.slow
 def test_the_helper_reports_a_failing_rank() -> None:
     with pytest.raises(AssertionError, match=r"rank [01]:[\s\S]*"):
         run_ranks(fails, timeout=60)

@@ -68,6 +68,7 @@ def pictures(count: int, seed: int = 5) -> Tensor:
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("beams", [1, 2, 5])
 def test_memory_changes_nothing(kind: str, beams: int) -> None:

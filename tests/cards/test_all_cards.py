@@ -130,6 +130,7 @@ def test_every_caption_survives(form: Prepared) -> None:
         assert len({name.rpartition(".")[0] for name in read.media}) == len(read.media)
 
 
+@pytest.mark.slow
 def test_captions_are_tidy(form: Prepared) -> None:
     """Blanks are squeezed, but in text that is lines, and in lists that are taken as they are."""
     if form.card.name == "retrieval-json":

@@ -47,6 +47,7 @@ def test_groups_are_those_of_the_names(rows: dict[str, list[Sample]]) -> None:
         assert TASKS["emoji-group"]["classes"][sample.meta["label"]] == GROUPS[concept.group]
 
 
+@pytest.mark.slow
 def test_scores_are_shared_tags(rows: dict[str, list[Sample]]) -> None:
     for sample in rows["emoji-similarity"]:
         a, b = (set(CONCEPTS[name].tags) for name in sample.captions)

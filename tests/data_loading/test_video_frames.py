@@ -170,6 +170,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_frames_are_those_of_a_plain_decoder(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     codec, container, options = FORMS[form]

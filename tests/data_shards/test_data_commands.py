@@ -107,6 +107,7 @@ def test_usage_errors_end_with_status_2(tmp_path: Path) -> None:
     assert call("nosuch").exit_code == 2
 
 
+@pytest.mark.slow
 def test_verify(tmp_path: Path) -> None:
     prepare(toy_card(), None, tmp_path, shard_size=7)
     good = call("verify", tmp_path)

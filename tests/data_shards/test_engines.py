@@ -190,6 +190,7 @@ def test_one_worker_for_each_core_by_default() -> None:
     assert LocalEngine().workers == len(os.sched_getaffinity(0))
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(tmp_path: Path) -> None:
     card = disturbed.slow_card()
     prepare(card, None, tmp_path / "one", shard_size=8)

@@ -63,6 +63,7 @@ def score(task: RetrievalMatchingTask, batch: Batch, picture: int, text: str) ->
     return float(logits[1] - logits[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", ["soho", "eve"])
 @pytest.mark.parametrize("pair_batch", [1, 5, 256])
 def test_every_pair_is_scored_as_by_itself(tokenizer: Tokenizer, system: str, pair_batch: int) -> None:

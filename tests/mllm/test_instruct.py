@@ -24,6 +24,7 @@ def gradients(task, batches):
     return loss.item(), {n: p.grad.clone() for n, p in task.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.slow
 def test_packed_padded_and_single_conversations_learn_the_same():
     task, batch = toy_task(max_tokens=64), questions()
     padded, of_padded = gradients(task, [batch])

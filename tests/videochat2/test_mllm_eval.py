@@ -208,6 +208,7 @@ def test_letters_are_asked_for_plainly() -> None:
     assert found.metrics["accuracy"] == 1.0
 
 
+@pytest.mark.slow
 def test_charts_are_averaged_over_their_kinds() -> None:
     human = {"question": "How many?", "answer": "100", "kind": "human", "question_id": 7}
     machine = {"question": "How much?", "answers": ["5%"], "kind": "augmented"}
