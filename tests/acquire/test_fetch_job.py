@@ -183,6 +183,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 def test_every_fault_is_counted_and_named(server: FaultServer, tmp_path: Path) -> None:
     paths = [path for pair in zip(good(len(FAULTS)), FAULTS, strict=True) for path in pair]
     summary = fetched(write_list(tmp_path / "a.csv", server, *paths), tmp_path / "out", shard_size=100)

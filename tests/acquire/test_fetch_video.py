@@ -150,6 +150,7 @@ def _named(name: str) -> Any:
     return ListOptions(id=name)
 
 
+@pytest.mark.slow
 def test_what_is_no_video_is_not_stored(server: FaultServer, tmp_path: Path) -> None:
     """Every fault has its status, and none is stored as .mp4."""
     page, sound = b"<html>" + b"gone" * 500, _sound()

@@ -160,6 +160,7 @@ def test_clips_with_subtitles(platform: Path, tmp_path: Path) -> None:
     assert b"127.0.0.1:1" not in everything
 
 
+@pytest.mark.slow
 def test_each_failure_has_its_status(platform: Path, tmp_path: Path) -> None:
     said = {
         "PRIVAAAAAAA": "ERROR: [youtube] PRIVAAAAAAA: Private video. Sign in if you have been granted access",

@@ -134,6 +134,7 @@ def gradients(module: nn.Module, x: Tensor, above: Tensor) -> dict[str, Tensor]:
     return found | {"x": leaf.grad, "out": out.detach()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scores", "rows"), [(1, 1), (400, 7), (5000, 10_000)])
 def test_pieces_change_nothing(scores: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows one by one and head by head, several across the border of clips, and all at once."""

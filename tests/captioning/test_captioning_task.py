@@ -84,6 +84,7 @@ def test_texts_lose_their_start_token_only(specials: Specials) -> None:
     assert seen[0][0, : len(expected)].tolist() == expected
 
 
+@pytest.mark.slow
 def test_a_toy_learns_its_captions() -> None:
     task = task_of().train()
     batch = batch_of(task, ["a red cat", "a big dog", "two foxes"])

@@ -142,6 +142,7 @@ def test_captions_are_tidy(form: Prepared) -> None:
             )
 
 
+@pytest.mark.slow
 def test_all_that_was_left_out_is_counted(form: Prepared) -> None:
     counted: dict[str, int] = defaultdict(int)
     for item in form.drawn:
@@ -162,6 +163,7 @@ def test_every_byte_is_as_written(form: Prepared) -> None:
     assert verdict.samples == len(form.samples) == form.summary.samples
 
 
+@pytest.mark.slow
 def test_splits_select_what_is_there(form: Prepared) -> None:
     dataset = ShardDataset.open(form.out)
     # One question for all splits: `select` asks once for each.

@@ -38,6 +38,7 @@ def test_a_paragraph_for_each_video(tmp_path: Path) -> None:
     assert first == {LONG: 700, OTHER: 703, AVI: 704, VAL: 705, TEST: 706}
 
 
+@pytest.mark.slow
 def test_videos_end_after_thirty_seconds(tmp_path: Path) -> None:
     _, samples = prepared("didemo", tmp_path, precision="exact")
     # 40 seconds with 2 frames in each: 700 up to 20 s, 701 up to 30 s, then 702.

@@ -59,6 +59,7 @@ def decoded(sample):
 # --- truth
 
 
+@pytest.mark.slow
 def test_every_answer_is_right(pairs):
     asked = 0
     for clip, entries, _ in (side for pair in pairs for side in pair):

@@ -22,6 +22,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Prepared("flickr30k", tmp_path_factory.mktemp("flickr"), request.param)
 
 
+@pytest.mark.slow
 def test_splits_and_what_is_left_out(made: Prepared) -> None:
     assert made.counts() == {"train": 2, "val": 1, "test": 1, "trainval": 3, "everything": 4}
     left = made.left_out()

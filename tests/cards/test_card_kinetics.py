@@ -64,6 +64,7 @@ def test_lists_and_archives_of_the_owners(name: str, tmp_path: Path) -> None:
     made.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GAME)
 def test_uni_perceivers_tree(name: str, tmp_path: Path) -> None:
     made = Prepared(name, tmp_path, layout="uniperceiver")

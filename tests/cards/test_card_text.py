@@ -34,6 +34,7 @@ def glue(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Prepared("glue", tmp_path_factory.mktemp("glue"), request.param)
 
 
+@pytest.mark.slow
 def test_passages_of_the_text(books: Prepared) -> None:
     # Five passages, and 2,000 words in pieces of eight.
     assert books.counts() == {"train": 5 + 250, "val": 2}
@@ -123,6 +124,7 @@ def slow_passages(texts: Iterable[str], words: int) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.sampled_from(["", "one", "two words", "one two three", "a b c d"]), max_size=12),
     st.integers(1, 6),

@@ -42,6 +42,7 @@ def objects(sample):
     return sample.meta["layout"]["objects"]
 
 
+@pytest.mark.slow
 def test_every_answer_is_right(samples):
     asked = 0
     for sample in samples:
@@ -140,6 +141,7 @@ def test_answers_are_balanced(asked, kind, answers):
     assert max(abs(count - even) for count in counts.values()) <= 4 * even**0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["object_on_color", "object_beside"])
 def test_no_object_is_the_answer_too_often(asked, kind):
     assert asked[kind].total() > 1000

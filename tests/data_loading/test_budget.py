@@ -79,6 +79,7 @@ def test_every_sample_once_an_epoch(costs: list[int], seed: int, window: int) ->
     assert sorted(positions) == list(range(len(seen)))
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(costs=COSTS, seed=SEEDS, data=st.data())
 def test_any_batch_from_any_start(costs: list[int], seed: int, data: st.DataObject) -> None:

@@ -135,6 +135,7 @@ def test_workers_change_nothing(
     assert all_same(alone, take(Loader(selection, config, tokenizer, seed=4), 11))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [1, 4, 9])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resuming_is_continuing(selection: Selection, tokenizer: Tokenizer, start: int, workers: int) -> None:
@@ -441,6 +442,7 @@ def test_close_ends_the_workers_and_their_time_is_counted(selection: Selection) 
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_reported(selection: Selection, monkeypatch: pytest.MonkeyPatch) -> None:
     parent = os.getpid()
     original = reader_module.SampleReader.read

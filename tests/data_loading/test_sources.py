@@ -205,6 +205,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_kind_of_plan_goes_on_from_an_anchor(variant: str, books: Path, films: Path) -> None:
     config = two(books, films, **VARIANTS[variant])

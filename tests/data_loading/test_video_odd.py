@@ -138,6 +138,7 @@ def test_the_page_and_the_cases_have_the_same_rows() -> None:
     assert rows == list(CASES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", CASES)
 def test_odd_videos(row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES[row]

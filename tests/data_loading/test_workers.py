@@ -309,6 +309,7 @@ def take(loader: Loader, count: int) -> list[Batch]:
     return batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(24,), (10, 24, 3), (4, 60, 5)], ids=str)
 def test_several_sources_and_sizes(
     sources: list[Selection], tokenizer: Tokenizer, sizes: tuple[int, ...]

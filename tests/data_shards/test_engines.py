@@ -142,6 +142,7 @@ def test_a_task_that_always_hangs_is_an_error(tmp_path: Path) -> None:
     assert len(list((tmp_path / "a").iterdir())) >= 3
 
 
+@pytest.mark.slow
 def test_workers_are_copies_of_one_process_with_what_they_need() -> None:
     before = set(disturbed.family(os.getpid()))
     with LocalEngine(2, ("colorsys", "no.such.module")) as engine:

@@ -347,6 +347,7 @@ def _read_some(selection: object) -> list[str]:
     return [selection.read(i).key for i in range(0, 31, 3)]  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_processes_and_threads_fetch_a_shard_once(
     server: Server, local: ShardDataset, config: RemoteConfig
 ) -> None:
@@ -362,6 +363,7 @@ def test_processes_and_threads_fetch_a_shard_once(
     assert [server.gets[name] for name in SHARDS] == [1] * 5
 
 
+@pytest.mark.slow
 def test_a_fork_does_not_close_what_its_parent_opened(
     server: Server, config: RemoteConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def test_a_condition_has_a_folder_of_its_own(export: Path, pictures: Path) -> No
     assert folder_name("retrieval", "my data/x", None, None) == "retrieval_my-data-x_all"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "error", "message"),
     [

@@ -102,6 +102,7 @@ def test_an_export_needs_nothing_else(trained: Path, scenes: Path, tmp_path: Pat
         load_task(alone)
 
 
+@pytest.mark.slow
 def test_a_control_and_the_table_of_results(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["eval", str(trained), "task.blind=image", "evaluate.split=train"]) == 0
     out = capsys.readouterr().out

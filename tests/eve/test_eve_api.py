@@ -339,6 +339,7 @@ def test_command(exports: dict[str, Path], photos: list[Path], capsys: pytest.Ca
     assert "both are red" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_command_refuses_clearly(
     exports: dict[str, Path], photos: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

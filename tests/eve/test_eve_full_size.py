@@ -67,6 +67,7 @@ def test_parameter_counts_of_the_published_layout(size: str, count: int, experts
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_size", [224, 384, 480])
 @pytest.mark.parametrize("size", SIZES)
 def test_keys_of_the_full_models(size: str, image_size: int) -> None:

@@ -13,6 +13,7 @@ TINY = ["system.width=32", "system.hidden=48", "system.layers=1", "train.steps=4
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "task", ["group", pytest.param("same", marks=SLOW), pytest.param("similarity", marks=SLOW)]
 )

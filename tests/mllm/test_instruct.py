@@ -44,6 +44,7 @@ def test_packed_padded_and_single_conversations_learn_the_same():
     assert laid.order != sorted(laid.order)
 
 
+@pytest.mark.slow
 def test_what_one_conversation_says_does_not_reach_another_in_its_row():
     task = toy_task(max_tokens=128, pack=True).eval()
     one, other = questions(2, seed=1), questions(2, seed=1)

@@ -44,6 +44,7 @@ def saved(kind: str, folder: Path) -> nn.Module:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("layer", "final_norm"), [(-1, False), (-2, False), (-1, True)])
 def test_features_are_those_of_transformers(kind: str, layer: int, final_norm: bool, tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ def test_what_is_said_of_a_dataset(pets: Path) -> None:
     assert group.more == 0
 
 
+@pytest.mark.slow
 def test_texts(pets: Path) -> None:
     texts = text_view(ShardDataset.open(pets))
     assert texts is not None
@@ -199,6 +200,7 @@ def test_large_sets_are_hashed_only_before(
     assert getattr(inspect(ShardDataset.open(pets)).duplicates, "found", 0) == 1
 
 
+@pytest.mark.slow
 def test_far_values_do_not_flatten_a_histogram(tmp_path: Path) -> None:
     png = encoded(pattern(1, side=1))
     samples = [

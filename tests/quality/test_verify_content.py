@@ -39,6 +39,7 @@ def dangling(out: Path, **options: Any) -> dict[str, list[str]]:
     return found.examples
 
 
+@pytest.mark.slow
 def test_samples_without_what_others_of_their_split_have(tmp_path: Path) -> None:
     out = make_set(
         tmp_path / "d",
@@ -88,6 +89,7 @@ def test_questions(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_statements_without_their_second_picture(tmp_path: Path) -> None:
     said = {"statement": "Both are red.", "label": False}
     two = {"0.png": PICTURE, "1.png": PICTURE}

@@ -49,6 +49,7 @@ def sources(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "webm", "avi"])
 def test_exact_parts(sources, ending):
     source = FileRef(sources / f"x.{ending}")

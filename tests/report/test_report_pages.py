@@ -143,6 +143,7 @@ class Checker(HTMLParser):
         self.charts += tag == "svg"
 
 
+@pytest.mark.slow
 def test_report_shows_results_examples_and_data(tmp_path: Path, dataset: Path) -> None:
     ours = write_run(tmp_path / "ours", dataset, 0.5)
     rival = write_run(tmp_path / "rival", dataset, 0.25)

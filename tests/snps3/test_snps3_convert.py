@@ -201,6 +201,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_encoder_is_recognised(name: str) -> None:
     config = SnpS3Config.model_validate(SMALL | {"swin": VideoSwinConfig()} | ENCODERS[name])

@@ -123,6 +123,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_losses_are_those_of_the_straightforward_computation(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -186,6 +187,7 @@ def test_queues_take_what_the_copies_made_and_copies_follow() -> None:
     assert not any(parameter.requires_grad for parameter in moco.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("off", ["level1", "level2", "mlm", "text_mlm", "itm", "lvwm"])
 def test_each_loss_can_be_switched_off_and_weighs_as_told(off: str) -> None:
     whole = make_task(guided=0.0)

@@ -27,6 +27,7 @@ def config_of(name: str) -> RunConfig:
     return resolve_run(f"snps3/pretrain/{name}").config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_recipes_have_the_published_numbers(name: str) -> None:
     encoder, steps, milestones = PUBLISHED[name]

@@ -81,6 +81,7 @@ def test_answers_are_those_of_the_task(folder: Path) -> None:
         assert dict(answer.ranked) == pytest.approx(dict(zip(ANSWERS, row.tolist(), strict=True)), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_matching_of_pretraining_and_of_retrieval(folder: Path) -> None:
     model = diptych.load("soho", folder / "pretrain.safetensors", tokenizer=folder / "words", device="cpu")
     assert model.can("match")

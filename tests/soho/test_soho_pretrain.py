@@ -236,6 +236,7 @@ def straightforward(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("neck", ["gated", "added"])
 @pytest.mark.parametrize("mask", ["published", "exact"])
 def test_losses_are_those_of_the_straightforward_computation(neck: str, mask: str) -> None:

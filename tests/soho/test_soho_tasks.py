@@ -105,6 +105,7 @@ def test_accuracy_over_published_targets(tokenizer: Tokenizer) -> None:
     assert found.extra["submission"][2] == {"question_id": 3, "answer": "no"}
 
 
+@pytest.mark.slow
 def test_entailment_is_a_question_with_three_answers(tokenizer: Tokenizer) -> None:
     entries: list[dict[str, object]] = [
         {"question": TEXTS[i % 3], "question_id": str(i), "dataset": "snli-ve", "answer": VERDICTS[i % 3]}

@@ -124,6 +124,7 @@ def test_what_is_no_checkpoint_says_so(tmp_path: Path) -> None:
         import_checkpoint(tmp_path / "words.pth")
 
 
+@pytest.mark.slow
 def test_the_command_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, state = weights_of()
     torch.save({"model": to_published(state)}, tmp_path / "up.pth")
@@ -141,6 +142,7 @@ def test_the_command_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "no type row" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_users_pictures_and_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, state = weights_of()
     torch.save({"model": to_published(state)}, tmp_path / "up.pth")

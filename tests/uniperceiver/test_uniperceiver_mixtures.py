@@ -76,6 +76,7 @@ def test_stages_of_dense_models_and_of_experts(
     assert config.system.model_dump()["experts"]["layers"] == ("odd" if "moe" in name else "none")
 
 
+@pytest.mark.slow
 def test_seven_tasks_on_a_tiny_model() -> None:
     config = recipe("7tasks")
     assert sum(weights(config).values()) == pytest.approx(10.0, abs=1e-3)

@@ -222,6 +222,7 @@ def test_charts_are_averaged_over_their_kinds() -> None:
     assert "How many? Briefly." in task.prompts[0]
 
 
+@pytest.mark.slow
 def test_captions_are_scored() -> None:
     batch = replace(clip_batch(2), captions=[("a cat runs",), ("a dog", "the dog sits")])
     found, task = evaluate(

@@ -51,6 +51,7 @@ def published(task: InstructTask, language: str = "llama") -> dict[str, Tensor]:
     return {name: tensor for name, tensor in named.items() if name is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [True, False])
 def test_stages_two_and_three_go_there_and_back(tmp_path: Path, text: bool) -> None:
     task = make_task(text=text)
